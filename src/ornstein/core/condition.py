@@ -1,0 +1,135 @@
+"""What a run is conditioned on: named fields, each with a mask saying for which rows it is present."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .spec import suggest
+from .tree import Time, Tree, cat, leaves, select, tree_map
+
+__all__ = ["Condition"]
+
+
+class Condition(dict[str, Any]):
+    """A tree of named fields (`label`, `text`, `anchor`, `measurement`, ...), the batch in front.
+
+    `present[name]` is a boolean mask (B,): conditioned and unconditioned rows share a batch. A row that is
+    not present holds a harmless value (zeros) that no network may read.
+    """
+
+    def __init__(
+        self, fields: Mapping[str, Tree] | None = None, present: Mapping[str, Tensor] | None = None
+    ) -> None:
+        super().__init__(fields or {})
+        masks = dict(present or {})
+        for name, value in self.items():
+            if name not in masks:
+                first = leaves(value)[0]
+                masks[name] = torch.ones(len(first), dtype=torch.bool, device=first.device)
+        self.present: dict[str, Tensor] = masks
+
+    @classmethod
+    def make(
+        cls,
+        n: int,
+        fields: Mapping[str, Any],
+        accepted: Iterable[str],
+        device: torch.device | str = "cpu",
+    ) -> Condition:
+        """What users write (numbers, lists with None for an absent row, tensors) for `n` rows.
+
+        Raises:
+            TypeError: a field that no piece of the model declares.
+            ValueError: a field of the wrong length.
+        """
+        accepted = set(accepted)
+        for name in fields:
+            if name not in accepted:
+                raise TypeError(suggest(name, accepted, "condition field"))
+        values, masks = {}, {}
+        for name, given in fields.items():
+            if given is not None:
+                values[name], masks[name] = _rows(name, given, n, device)
+        return cls(values, masks)
+
+    def null(self, *fields: str) -> Condition:
+        """The same with these fields (all, if none is named) absent in every row."""
+        names = fields or tuple(self)
+        for name in names:
+            if name not in self:
+                raise ValueError(suggest(name, self, "condition field"))
+        masks = {k: torch.zeros_like(m) if k in names else m for k, m in self.present.items()}
+        return Condition(self, masks)
+
+    def replace(self, **fields: Tree) -> Condition:
+        """The same with these fields given new values, present in every row."""
+        kept = {k: m for k, m in self.present.items() if k not in fields}
+        return Condition({**self, **fields}, kept)
+
+    def dropped(self, drop: Tensor, *fields: str) -> Condition:
+        """The same with these fields (all, if none is named) absent in the rows where `drop` (B,) is true."""
+        names = fields or tuple(self)
+        return Condition(self, {k: m & ~drop if k in names else m for k, m in self.present.items()})
+
+    def rows(self, index: Any) -> Condition:
+        """The rows `index`."""
+        picked = {k: select(v, index) for k, v in self.items()}
+        return Condition(picked, {k: m[index] for k, m in self.present.items()})
+
+    @staticmethod
+    def cat(conditions: Sequence[Condition]) -> Condition:
+        """Joined along the batch; a field missing from one of them is absent in its rows."""
+        names = {name: c[name] for c in conditions for name in c}
+        filled = [c._with_absent(names) for c in conditions]
+        values = {k: cat([c[k] for c in filled]) for k in names}
+        return Condition(values, {k: torch.cat([c.present[k] for c in filled]) for k in names})
+
+    def _with_absent(self, like: Mapping[str, Tree]) -> Condition:
+        if not self and like:
+            raise ValueError("Condition.cat: an empty condition has no rows; use .null() of a full one")
+        n = len(next(iter(self.present.values()))) if self else 0
+        values, masks = dict(self), dict(self.present)
+        for name, value in like.items():
+            if name not in values:
+                values[name] = tree_map(lambda v: v.new_zeros(n, *v.shape[1:]), value)
+                masks[name] = torch.zeros(n, dtype=torch.bool, device=leaves(value)[0].device)
+        return Condition(values, masks)
+
+    def at(self, t: Time) -> Condition:
+        """The condition at time `t`: fields that are staged over time (they have an `at`) are resolved.
+
+        Called by the innermost denoiser only, since guides compare conditions as they were given.
+        """
+        if not any(hasattr(v, "at") for v in self.values()):
+            return self
+        return Condition({k: v.at(t) if hasattr(v, "at") else v for k, v in self.items()}, self.present)
+
+    def to(self, device: torch.device | str) -> Condition:
+        """Moved to a device."""
+        moved = {k: tree_map(lambda v: v.to(device), v) for k, v in self.items()}
+        return Condition(moved, {k: m.to(device) for k, m in self.present.items()})
+
+
+def _rows(name: str, given: Any, n: int, device: torch.device | str) -> tuple[Tree, Tensor]:
+    present = torch.ones(n, dtype=torch.bool, device=device)
+    if isinstance(given, dict) or hasattr(given, "at"):
+        return given, present
+    if isinstance(given, list | tuple) and any(v is None for v in given):
+        present = torch.tensor([v is not None for v in given], device=device)
+        filler = next((v for v in given if v is not None), 0)
+        given = [filler * 0 if v is None else v for v in given]
+    try:
+        value = torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name}: expected numbers or a tensor, got {given!r}") from error
+    if value.ndim == 0:
+        value = value.expand(n)
+    if len(value) != n or len(present) != n:
+        raise ValueError(f"{name}: {len(value)} rows given for {n} samples")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name}: holds NaN or infinite values")
+    return value, present

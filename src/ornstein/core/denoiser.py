@@ -1,0 +1,180 @@
+"""A denoiser maps (x_t, t, condition) to the denoising posterior. A guide maps denoisers to denoisers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .condition import Condition
+from .distribution import Distribution
+from .posterior import Posterior, ProductPosterior
+from .process import Process
+from .spec import Module
+from .tree import Time, Tree, batch_size, select, tree_map
+
+if TYPE_CHECKING:
+    from .sampler import Step
+
+__all__ = ["Denoiser", "Guide", "Guided"]
+
+
+class Denoiser(Module):
+    """A model of a process.
+
+    Attributes:
+        process: the process whose states it reads.
+        estimates: "posterior", or "velocity" for a network trained under a dependent coupling, which
+            stochastic solvers, Tweedie's formula and likelihood bounds refuse.
+        fields: names of the condition fields it accepts.
+        shape: event shape of a state (a tree of them), where it is known.
+    """
+
+    process: Process
+    estimates: str = "posterior"
+    fields: frozenset[str] = frozenset()
+    shape: Any = None
+
+    def forward(
+        self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
+    ) -> Posterior:
+        """The posterior of x_0 given x_t = `x`. `step` is None in training and diagnostics."""
+        raise NotImplementedError
+
+    def like(self, n: int) -> Tree:
+        """An empty state of `n` samples, which says shape, dtype and device.
+
+        Raises:
+            ValueError: the shape is not known; start from an explicit state instead.
+        """
+        if self.shape is None:
+            raise ValueError(f"{type(self).__name__} does not know its shape; pass a state as the start")
+        return _empty(self.shape, n, self.process, self._example())
+
+    def _example(self) -> Tensor:
+        return next(self.parameters(), next(self.buffers(), torch.empty(0)))
+
+    def prepare(self, condition: Condition) -> Condition:
+        """Whatever a run needs once: features of texts and images, the anchor. Default: as it is."""
+        return condition
+
+    def many(
+        self, x: Tree, t: Time, conditions: Sequence[Condition | None], step: Step | None = None
+    ) -> list[Posterior]:
+        """The posteriors of the same states under several conditions; in one network call where possible."""
+        return [self(x, t, condition, step) for condition in conditions]
+
+    def where(
+        self,
+        mask: Tensor,
+        x: Tree,
+        t: Time,
+        condition: Condition | None,
+        step: Step | None,
+        otherwise: Posterior,
+    ) -> Posterior:
+        """Evaluate only the rows where `mask` (B,) is true; the others are those of `otherwise`.
+
+        The rows must be known on the host, so this waits for the device: use it where it saves network calls.
+        """
+        index = mask.nonzero().squeeze(1)
+        if not len(index):
+            return otherwise
+        given = condition.rows(index) if condition is not None else None
+        some = self(select(x, index), select(t, index), given, step)
+        return _scattered(otherwise, some, index)
+
+    def before_draw(self, distribution: Distribution, step: Step) -> Distribution:
+        """Change the law of a step before it is drawn."""
+        return distribution
+
+    def after_draw(self, x: Tree, step: Step) -> Tree:
+        """Change the drawn state."""
+        return x
+
+
+def _empty(shape: Any, n: int, process: Any, example: Tensor) -> Tree:
+    if isinstance(shape, dict):
+        return {k: _empty(v, n, process.parts[k], example) for k, v in shape.items()}
+    dtype = torch.long if process.discrete else example.dtype
+    return torch.empty(n, *shape, dtype=dtype, device=example.device)
+
+
+def _scattered(base: Posterior, some: Posterior, index: Tensor) -> Posterior:
+    if isinstance(base, ProductPosterior):
+        parts = {k: _scattered(base[k], some[k], index) for k in base.parts}
+        return ProductPosterior(base.process, base.x, base.t, parts, condition=base.condition)
+    mean = tree_map(lambda b, v: b.index_copy(0, index, v.to(b.dtype)), base.mean, some.mean)
+    calls = torch.zeros(batch_size(base.x), dtype=torch.long, device=index.device)
+    calls = (calls + base.evaluations).index_add(0, index, torch.zeros_like(index) + some.evaluations)
+    return base.with_mean(mean, evaluations=calls)
+
+
+class Guide:
+    """Conditioning at inference time: a callable Denoiser -> Denoiser. Guides nest.
+
+    A guide may change the posterior, the law of a step, or the drawn state; it overrides what it needs. What it
+    remembers of a trajectory lives in `step.memory[self]`, trees with the batch in front, never on `self`.
+    """
+
+    fields: frozenset[str] = frozenset()
+
+    def __call__(self, denoiser: Denoiser) -> Guided:
+        """The guided denoiser.
+
+        Raises:
+            ValueError: this guide cannot act on this denoiser.
+        """
+        self.check(denoiser)
+        return Guided(denoiser, self)
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Refuse what cannot work, before any work starts."""
+
+    def posterior(
+        self, denoiser: Denoiser, x: Tree, t: Time, condition: Condition | None, step: Step | None
+    ) -> Posterior:
+        """The guided posterior; `step` is None outside a run, where guides take their continuous-time limit."""
+        return denoiser(x, t, condition, step)
+
+    def before_draw(self, distribution: Distribution, step: Step) -> Distribution:
+        """Change the law of a step."""
+        return distribution
+
+    def after_draw(self, x: Tree, step: Step) -> Tree:
+        """Change the drawn state."""
+        return x
+
+
+class Guided(Denoiser):
+    """A denoiser under a guide; all that the guide does not change is the inner denoiser's."""
+
+    def __init__(self, denoiser: Denoiser, guide: Guide) -> None:
+        super().__init__()
+        self.denoiser, self.guide = denoiser, guide
+        self.process, self.estimates, self.shape = denoiser.process, denoiser.estimates, denoiser.shape
+        self.fields = denoiser.fields | guide.fields
+
+    def forward(
+        self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
+    ) -> Posterior:
+        """The guided posterior."""
+        return self.guide.posterior(self.denoiser, x, t, condition, step)
+
+    def like(self, n: int) -> Tree:
+        """The inner denoiser's."""
+        return self.denoiser.like(n)
+
+    def prepare(self, condition: Condition) -> Condition:
+        """The inner denoiser's."""
+        return self.denoiser.prepare(condition)
+
+    def before_draw(self, distribution: Distribution, step: Step) -> Distribution:
+        """Innermost first."""
+        return self.guide.before_draw(self.denoiser.before_draw(distribution, step), step)
+
+    def after_draw(self, x: Tree, step: Step) -> Tree:
+        """Innermost first."""
+        return self.guide.after_draw(self.denoiser.after_draw(x, step), step)

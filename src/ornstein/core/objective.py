@@ -1,0 +1,43 @@
+"""What a model is trained on: a loss for every sample, and what by nature sees the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from .noise import Noise
+from .spec import Module
+
+__all__ = ["Losses", "Objective"]
+
+
+class Losses(NamedTuple):
+    """sample: (B,) what is minimised in the mean; named: parts of it, (B,) each, for the log; batch: scalars."""
+
+    sample: Tensor
+    named: dict[str, Tensor]
+    batch: dict[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The number to differentiate: mean over samples plus the batch's terms."""
+        total = self.sample.mean()
+        for term in self.batch.values():
+            total = total + term
+        return total
+
+
+class Objective(Module):
+    """objective(model, batch, noise) -> Losses.
+
+    A batch is a record: `x_0` (a tree), `condition` (or None), and where they exist `t` (the item's own noise
+    level), `weight` (B,), `group`. `references` are frozen or averaged networks: neither optimised nor saved.
+    """
+
+    references: Sequence[nn.Module] = ()
+
+    def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
+        """The losses of one batch."""
+        raise NotImplementedError

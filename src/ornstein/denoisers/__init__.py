@@ -1,0 +1,14 @@
+"""Posteriors: parameterised networks, and exact ones."""
+
+from .analytic import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
+from .discrete import TableDenoiser
+from .network import PREDICTIONS, NetworkDenoiser
+
+__all__ = [
+    "PREDICTIONS",
+    "EmpiricalDenoiser",
+    "GaussianDenoiser",
+    "MixtureDenoiser",
+    "NetworkDenoiser",
+    "TableDenoiser",
+]

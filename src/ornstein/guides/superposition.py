@@ -1,0 +1,67 @@
+"""Several models at once, weighted by how likely each makes the trajectory so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import torch
+
+from ornstein.core import Condition, Denoiser, Guide, Posterior, Step, Time, Tree, average, batch_size
+
+__all__ = ["Superposition"]
+
+
+class Superposition(Guide):
+    """The OR of SuperDiff (Skreta et al. 2024, 2412.17762): a mixture of models from their denoisers alone.
+
+    The exact mixture posterior weighs the models by responsibilities w_i q_i(x_t) / sum_j w_j q_j(x_t). Bayes' rule
+
+        log q_s(x_s) = log q_t(x_t) + log p(x_s | x_t) - log q(x_t | x_s)
+
+    gives them from the steps alone, since the forward term is the same for all: log q_i gains log p_i(x_s | x_t), for
+    whatever drift led to x_s. Exact where the models' reverse kernels are (Gaussian data with
+    `Ancestral("posterior")`), else to the order of the solver. All models start from the same prior, so the weights
+    are right from the first draw on. Steps must be stochastic: a point mass has no density.
+
+    Args:
+        others: denoisers of the same process, in addition to the one that is guided.
+        weights: of all models, the guided one first; equal by default.
+    """
+
+    def __init__(self, others: Sequence[Denoiser], weights: Sequence[float] | None = None) -> None:
+        self.others = list(others)
+        weights = [1.0] * (len(self.others) + 1) if weights is None else list(weights)
+        if not self.others or len(weights) != len(self.others) + 1 or min(weights) <= 0:
+            raise ValueError(
+                f"Superposition: expected at least one other model and {len(self.others) + 1} positive weights"
+            )
+        self.log_weights = torch.tensor(weights, dtype=torch.float64).log()
+
+    def check(self, denoiser: Denoiser) -> None:
+        """All models must be of the same process."""
+        if any(other.process is not denoiser.process for other in self.others):
+            raise ValueError("Superposition: the models must share one process object")
+
+    def posterior(
+        self, denoiser: Denoiser, x: Tree, t: Time, condition: Condition | None, step: Step | None
+    ) -> Posterior:
+        """The models' posteriors mixed by their responsibilities so far; without a step, by the prior weights."""
+        posteriors = [denoiser(x, t, condition, step), *(d(x, t, condition, step) for d in self.others)]
+        if step is None:
+            shares = self.log_weights.softmax(0).tolist()
+            return average(posteriors, shares)
+        log_q = step.memory.get(self)
+        if log_q is None:
+            log_q = self.log_weights.expand(batch_size(x), -1)
+        step.scratch[self] = log_q, [step.law(p) for p in posteriors]
+        responsibilities = log_q.softmax(1)
+        mixed = average(posteriors, list(responsibilities.unbind(1)))
+        mixed.heads = {**(mixed.heads or {}), "responsibilities": responsibilities}
+        return mixed
+
+    def after_draw(self, x: Tree, step: Step) -> Tree:
+        """Add each model's log-probability of the step that was taken."""
+        if self in step.scratch:
+            log_q, laws = step.scratch[self]
+            gained = torch.stack([law.log_prob(x) for law in laws], 1)
+            step.memory[self] = log_q + gained.to(log_q)
+        return x

@@ -1,0 +1,17 @@
+"""Forward laws and general dynamics."""
+
+from .affine import RectifiedFlow, VarianceExploding, VariancePreserving
+from .discrete import Absorbing, DiscreteProcess, UniformNoise
+from .product import ProductProcess
+from .sde import SDE
+
+__all__ = [
+    "SDE",
+    "Absorbing",
+    "DiscreteProcess",
+    "ProductProcess",
+    "RectifiedFlow",
+    "UniformNoise",
+    "VarianceExploding",
+    "VariancePreserving",
+]

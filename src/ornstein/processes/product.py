@@ -1,0 +1,89 @@
+"""Several processes at once: a tree state, leaf by leaf, each with its own time if asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ornstein.core import (
+    Condition,
+    Posterior,
+    Process,
+    Product,
+    ProductPosterior,
+    Time,
+    TimeGrid,
+    Tree,
+)
+
+__all__ = ["ProductProcess"]
+
+
+class ProductProcess(Process):
+    """Leaves noised independently: q(x_t | x_0) is the product of the leaves' laws. The leaves meet in the
+    denoiser, which sees all of them and returns one posterior each.
+
+    Times are one number for all leaves or a dict with one per leaf, so that a leaf can be held at its own time
+    (clean, to condition on it; at 1, to leave it out).
+
+    Args:
+        parts: {leaf: process}.
+    """
+
+    def __init__(self, parts: dict[str, Process]) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError("parts: expected at least one leaf")
+        self._processes = nn.ModuleDict(parts)
+        self.fields = frozenset().union(*(p.fields for p in parts.values()))
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The leaves' processes by name."""
+        return dict(self._processes.items())
+
+    def marginal(self, x_0: Tree, t: Time, condition: Condition | None = None) -> Product:
+        """Leaf by leaf."""
+        return Product({k: p.marginal(x_0[k], of(t, k), condition) for k, p in self.parts.items()})
+
+    def bridge(
+        self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None
+    ) -> Product:
+        """Leaf by leaf."""
+        return Product(
+            {
+                k: p.bridge(x_t[k], x_0[k], of(t, k), of(s, k), condition)
+                for k, p in self.parts.items()
+            }
+        )
+
+    def prior(self, like: Tree, condition: Condition | None = None) -> Product:
+        """Leaf by leaf."""
+        return Product({k: p.prior(like[k], condition) for k, p in self.parts.items()})
+
+    def kernel(self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None) -> Product:
+        """Leaf by leaf."""
+        return Product(
+            {k: p.kernel(x_t[k], of(t, k), of(s, k), condition) for k, p in self.parts.items()}
+        )
+
+    def readout(
+        self, x: Tree, posterior: Posterior | None = None, condition: Condition | None = None
+    ) -> Tree:
+        """Leaf by leaf."""
+        own = posterior.parts if isinstance(posterior, ProductPosterior) else {}
+        return {k: p.readout(x[k], own.get(k), condition) for k, p in self.parts.items()}
+
+    def clock(self, t: Time) -> dict[str, Any]:
+        """Leaf by leaf."""
+        return {k: p.clock(of(t, k)) for k, p in self.parts.items()}
+
+    def grid(self, kind: str | None, steps: int) -> TimeGrid:
+        """Each leaf on the grid that suits it, or all on the kind asked for."""
+        return TimeGrid.product(**{k: p.grid(kind, steps) for k, p in self.parts.items()})
+
+
+def of(time: Time, name: str) -> Time:
+    """The time of one leaf."""
+    return time[name] if isinstance(time, dict) else time

@@ -1,0 +1,91 @@
+"""The solver to use when one does not wish to choose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ornstein.core import (
+    AffineProcess,
+    Denoiser,
+    Leafwise,
+    Noise,
+    Process,
+    Sampler,
+    Solver,
+    TimeGrid,
+    Tree,
+)
+
+from .ancestral import Ancestral
+from .multistep import DPMSolverPP
+
+__all__ = ["recommended", "sample"]
+
+
+def recommended(process: Process) -> Solver:
+    """DPM-Solver++(2M) for affine processes, ancestral steps for discrete ones, leaf by leaf for a tree state."""
+    parts: dict[str, Process] | None = getattr(process, "parts", None)
+    if parts:
+        return Leafwise({name: recommended(part) for name, part in parts.items()})
+    return DPMSolverPP(order=2) if isinstance(process, AffineProcess) else Ancestral()
+
+
+def sample(
+    model: Denoiser,
+    start: int | Tree,
+    *,
+    steps: int = 20,
+    solver: Solver | None = None,
+    grid: str | TimeGrid | None = None,
+    seed: int | Tensor | Noise = 0,
+    given: dict[str, Any] | None = None,
+    **condition: Any,
+) -> Tree:
+    """Samples of a model, by the recommended solver and grid unless others are given.
+
+    Args:
+        model: a denoiser, guided or not.
+        start: how many samples, or a state at time 1.
+        steps: rows of the grid: network calls, for a solver with one call a row.
+        solver: default `recommended(model.process)`.
+        grid: a `TimeGrid`, "log-snr", "karras", "uniform", or None for what suits the process.
+        seed: an integer, one for every sample, or a `Noise`.
+        given: leaves of a tree state that are known, {leaf: clean values}: they are held at time 0, and the others
+            are drawn given them.
+        **condition: condition fields, such as label=7.
+
+    Raises:
+        ValueError, TypeError: before any work, naming the argument.
+    """
+    solver = recommended(model.process) if solver is None else solver
+    if given:
+        start, grid = _held(model, start, given, grid, steps)
+    return Sampler(solver, steps, grid)(model, start, seed=seed, **condition)
+
+
+def _held(
+    model: Denoiser, start: int | Tree, given: dict[str, Any], grid: Any, steps: int
+) -> tuple[Tree, TimeGrid]:
+    parts: dict[str, Process] = getattr(model.process, "parts", {})
+    unknown = sorted(set(given) - set(parts))
+    if unknown or isinstance(grid, TimeGrid) or not isinstance(start, int):
+        raise ValueError(
+            f"given: expected leaves of {sorted(parts)}, a count as start and a grid by name; got leaves "
+            f"{sorted(given)}"
+        )
+    like = model.like(start)
+    state = {k: _expanded(given[k], like[k], k) if k in given else None for k in parts}
+    grids = {k: 0.0 if k in given else part.grid(grid, steps) for k, part in parts.items()}
+    return state, TimeGrid.product(**grids)
+
+
+def _expanded(value: Any, like: Tensor, name: str) -> Tensor:
+    value = torch.as_tensor(value, device=like.device).to(like.dtype)
+    value = value.expand_as(like) if value.ndim <= like.ndim - 1 else value
+    if value.shape != like.shape:
+        raise ValueError(f"given[{name!r}]: shape {tuple(value.shape)}, expected {tuple(like.shape)}")
+    return value
+
