@@ -13,12 +13,25 @@ from .sampler import Sampler, Step, simulate
 from .solver import Forward, Leafwise, Row, Solver
 from .space import EUCLIDEAN, Space
 from .spec import Module, build, suggest
-from .tree import Time, Tree, accumulate, align, batch_size, cat, combine, leaves, select, sum_event, tree_map
+from .tree import (
+    Time,
+    Tree,
+    accumulate,
+    align,
+    batch_size,
+    cat,
+    combine,
+    leaf_time,
+    leaves,
+    select,
+    sum_event,
+    tree_map,
+)
 
 __all__ = [
     "EUCLIDEAN", "AffineProcess", "Categorical", "Condition", "Denoiser", "Distribution", "Forward", "Gaussian",
     "GridRow", "Guide", "Guided", "Keyed", "Leafwise", "Level", "Losses", "Matrix", "Module", "Noise", "Objective",
     "Posterior", "Process", "Product", "ProductPosterior", "Pushforward", "Recorded", "Row", "Sampler", "Shared",
     "Solver", "Space", "Step", "StepNumbers", "Time", "TimeGrid", "Tree", "accumulate", "align", "average", "batch_size",
-    "build", "cat", "combine", "leaves", "mix", "select", "simulate", "suggest", "sum_event", "tree_map",
+    "build", "cat", "combine", "leaf_time", "leaves", "mix", "select", "simulate", "suggest", "sum_event", "tree_map",
 ]

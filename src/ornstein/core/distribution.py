@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .noise import Noise
 from .space import EUCLIDEAN, Space
-from .tree import Tree, align, combine, sum_event
+from .tree import Tree, align, sum_event
 
 __all__ = ["Categorical", "Distribution", "Gaussian", "Matrix", "Product", "Pushforward"]
 
@@ -135,7 +135,9 @@ class Gaussian(Distribution):
             return self.mean
         if isinstance(self.scale, Matrix):
             return self.mean + self.scale.apply(noise)
-        return combine(1.0, self.mean, align(self.scale, self.mean), noise)
+        if isinstance(self.scale, float):
+            return torch.add(self.mean, noise, alpha=self.scale)
+        return self.mean + align(self.scale, self.mean) * noise
 
     def sample(self, source: Noise, shape: tuple[int, ...] = ()) -> Tree:
         """A draw; all M candidates of a point mass coincide."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
 from .spec import suggest
-from .tree import Time
+from .tree import Time, leaf_time
 
 if TYPE_CHECKING:
     from .process import AffineProcess
@@ -116,7 +116,7 @@ class TimeGrid(list[GridRow]):
 
     def leaf(self, name: str) -> TimeGrid:
         """The grid of one leaf of a tree state."""
-        return TimeGrid((_of(r.t, name), _of(r.s, name), r.solver) for r in self)
+        return TimeGrid((leaf_time(r.t, name), leaf_time(r.s, name), r.solver) for r in self)
 
     def check(self) -> None:
         """Refuse rows that do not join."""
@@ -141,10 +141,6 @@ class TimeGrid(list[GridRow]):
         """A row, or a slice that is a grid."""
         found = super().__getitem__(index)
         return TimeGrid(found) if isinstance(index, slice) else found
-
-
-def _of(time: Time, name: str) -> Time:
-    return time[name] if isinstance(time, dict) else time
 
 
 def _positive(steps: int) -> None:

@@ -29,6 +29,7 @@ def _signed(value: int) -> int:
 
 
 _GOLDEN = 0x9E3779B97F4A7C15
+_FOLD = 0xD1B54A32D192ED03  # keeps a folded source from ever being the unfolded one
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
@@ -115,7 +116,7 @@ class Keyed(Noise):
     def fold(self, name: str | int) -> Keyed:
         """An independent source of this name."""
         word = name if isinstance(name, int) else zlib.crc32(name.encode()) + (1 << 40)
-        return self._of(self._keys, _mix_int((self._salt + (word + 1) * _GOLDEN) & _MASK))
+        return self._of(self._keys, _mix_int(((self._salt ^ _FOLD) + word * _GOLDEN) & _MASK))
 
     def __getitem__(self, index: Any) -> Keyed:
         """The same keys for the chosen rows."""

@@ -35,6 +35,7 @@ class Process(Module):
     space: Space = EUCLIDEAN
     fields: frozenset[str] = frozenset()  # condition fields that the process itself reads
     discrete = False
+    anchored = False  # whether there is another end y
 
     def marginal(
         self, x_0: Tree, t: Time, condition: Condition | None = None
@@ -110,8 +111,6 @@ class AffineProcess(Process):
 
     `y` is the condition's `anchor`, or the posterior's `end` where it is latent.
     """
-
-    anchored = False
 
     def __init__(self, space: Space = EUCLIDEAN) -> None:
         super().__init__()
@@ -198,14 +197,16 @@ class AffineProcess(Process):
         c = 0 is DDIM (2010.02502), c = 1 the ancestral step of DDPM (2006.11239), the first-order
         SDE-DPM-Solver++ (2211.01095), and the bridge q(x_s | x_t, x_0) itself where D = x_0.
         """
-        return self._numbers(t, s, lambda log_r: _product(2.0 * stochasticity**2, log_r))
+        numbers = self._numbers(t, s, lambda log_r: _product(2.0 * stochasticity**2, log_r))
+        return numbers._replace(scale=0.0) if _is_zero(stochasticity) else numbers
 
     def ddim_step(self, t: Time, s: Time, eta: Any) -> StepNumbers:
         """DDIM's own family (2010.02502, eq. 16): eta^2 times the ancestral variance.
 
         It meets `step` at eta = 0 and 1, and elsewhere only to first order in h.
         """
-        return self._numbers(t, s, lambda log_r: torch.log1p(eta**2 * torch.expm1(2 * log_r)))
+        numbers = self._numbers(t, s, lambda log_r: torch.log1p(eta**2 * torch.expm1(2 * log_r)))
+        return numbers._replace(scale=0.0) if _is_zero(eta) else numbers
 
     def _numbers(self, t: Time, s: Time, log_kept: Callable[[Tensor], Tensor]) -> StepNumbers:
         """A step that keeps the share exp(log_kept) of the noise's variance and draws the rest anew."""
@@ -249,8 +250,9 @@ class AffineProcess(Process):
         Given a Posterior this is its mean's bridge: exact but for the posterior's variance.
         """
         numbers = self.step(t, s, 1.0)
-        end = getattr(x_0, "end", None)
-        mean = combine(numbers.a, x_t, numbers.b, getattr(x_0, "mean", x_0))
+        known = isinstance(x_0, Tensor)
+        end = None if known else x_0.end
+        mean = combine(numbers.a, x_t, numbers.b, x_0 if known else x_0.mean)
         mean = self._anchor_added(mean, numbers.c, condition, end)
         return self._gaussian(mean, numbers.scale, numbers.b)
 
@@ -292,6 +294,8 @@ class AffineProcess(Process):
 
     def drift_and_diffusion(self, t: Time) -> tuple[Any, Any, Any]:
         """(f, c, g) of dx = (f x + c y) dt + g dW: f = (log alpha)', c = b' - f b, g^2 = (sigma^2)' - 2 f sigma^2."""
+        # at time 0 the slope of sigma may be infinite, while that of sigma^2 is not
+        t = t.clamp(min=1e-9) if isinstance(t, Tensor) else max(t, 1e-9)
         level, slope = self.at(t), self.slope(t)
         f = slope.alpha / level.alpha
         variance = 2 * level.sigma * slope.sigma - 2 * f * level.sigma**2
@@ -353,6 +357,10 @@ def _time(t: Time) -> Tensor:
 
 def _any_tensor(*times: Time) -> bool:
     return any(isinstance(t, Tensor) for t in times)
+
+
+def _is_zero(value: Any) -> bool:
+    return not isinstance(value, Tensor) and value == 0
 
 
 def _over(a: Any, b: Any) -> Any:

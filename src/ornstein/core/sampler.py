@@ -17,7 +17,7 @@ from .noise import Keyed, Noise
 from .posterior import Posterior
 from .process import Process
 from .solver import Forward, Row, Solver
-from .tree import Time, Tree, batch_size, leaves, select
+from .tree import Tree, batch_size, leaves, select
 
 __all__ = ["Sampler", "Step", "simulate"]
 

@@ -124,7 +124,7 @@ class Solver:
             fresh = isinstance(row.a, float) and row.a != 1.0
             for weight, earlier in zip(row.past, memory, strict=False):
                 mean = accumulate(mean, weight, earlier, inplace=fresh)
-        if not isinstance(row.c, float) or row.c:
+        if self.process.anchored and (not isinstance(row.c, float) or row.c):
             y = anchor_of(self.process, condition, getattr(posterior, "end", None))
             mean = accumulate(mean, row.c, y, inplace=False)
         if self.history and posterior is not None:

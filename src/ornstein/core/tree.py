@@ -20,6 +20,7 @@ __all__ = [
     "batch_size",
     "cat",
     "combine",
+    "leaf_time",
     "leaves",
     "select",
     "sum_event",
@@ -103,6 +104,11 @@ def accumulate(x: Tree, b: Time, y: Tree, inplace: bool = True) -> Tree:
             return x.add_(y, alpha=b)
         return torch.add(x, y, alpha=b)
     return x + align(b, y) * y
+
+
+def leaf_time(time: Time, name: str) -> Time:
+    """The time of one leaf of a tree state: its own, or the one that all share."""
+    return time[name] if isinstance(time, dict) else time
 
 
 def sum_event(x: Tensor) -> Tensor:

@@ -65,15 +65,32 @@ class MixtureDenoiser(Denoiser):
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
         """Exact; heads hold the components' `responsibilities` (B, K)."""
-        alpha, turned, spread = self._turned(x, t)
+        _, turned, spread = self._turned(x, t)
         weights = self._log_joint(turned, spread, condition).softmax(-1)
+        return self.given(x, t, weights, condition)
+
+    def given(
+        self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None
+    ) -> Posterior:
+        """The posterior where the components have the responsibilities `weights` (B, K)."""
+        alpha, turned, spread = self._turned(x, t)
         means = self.means + self._back(alpha * self.values / spread * turned)  # (B, K, D)
         mean = (weights.unsqueeze(-1) * means).sum(1)
         variance = self._variance(weights, means, mean, alpha, spread) if self.variance else None
-        heads = {"responsibilities": weights}
         return Posterior(
-            self.process, x, t, mean.reshape(x.shape), variance=variance, heads=heads, condition=condition
+            self.process,
+            x,
+            t,
+            mean.reshape(x.shape),
+            variance=variance,
+            heads={"responsibilities": weights},
+            condition=condition,
         )
+
+    def log_likelihoods(self, x: Tree, t: Time) -> Tensor:
+        """log q(x_t | component), (B, K)."""
+        _, turned, spread = self._turned(x, t)
+        return self._log_joint(turned, spread, None) - self.log_weights
 
     def log_density(self, x: Tree, t: Time, condition: Condition | None = None) -> Tensor:
         """log q_t(x) of the noised data in nats, (B,)."""

@@ -20,7 +20,7 @@ class TableDenoiser(Denoiser):
         p(x_0 = row | x_t) is proportional to weight(row) prod_i q(x_t[i] | row[i])
 
     Args:
-        sequences: (N, L) ids in 0 ... K-1.
+        sequences: (N, L) ids in 0 ... K-1; or (N,), for a single entry such as a label.
         weights: (N,), positive; they are normalised.
         process: a discrete process.
 
@@ -37,8 +37,8 @@ class TableDenoiser(Denoiser):
         if not isinstance(process, DiscreteProcess):
             raise ValueError(f"process: expected a discrete process, got {process!r}")
         sequences = torch.as_tensor(sequences)
-        if sequences.ndim != 2 or int(sequences.min()) < 0 or int(sequences.max()) >= process.categories:
-            raise ValueError(f"sequences: expected ids (N, L) from 0 to {process.categories - 1}")
+        if not sequences.ndim or int(sequences.min()) < 0 or int(sequences.max()) >= process.categories:
+            raise ValueError(f"sequences: expected ids (N, ...) from 0 to {process.categories - 1}")
         weights = torch.as_tensor(weights, dtype=torch.get_default_dtype())
         if weights.shape != sequences.shape[:1] or not bool((weights > 0).all()):
             raise ValueError(f"weights: expected {len(sequences)} positive numbers")
@@ -49,23 +49,33 @@ class TableDenoiser(Denoiser):
     def forward(
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
-        """Exact; the posterior's mode and samples are of single entries, as a factorised step uses them."""
-        rows = self.row_posterior(x, t)
-        clean = one_hot(self.sequences, self.process.categories).to(rows.dtype)
-        probs = torch.einsum("bn,nlk->blk", rows, clean)
-        return Posterior(self.process, x, t, probs=probs, heads={"rows": rows}, condition=condition)
+        """Exact for single entries, which is what a factorised step uses; heads hold the `responsibilities`."""
+        # a factorised step can reach states that no row explains: there the table's weights are all that is known
+        weights = self._log_joint(x, t).nan_to_num(neginf=-1e4).softmax(1)
+        return self.given(x, t, weights, condition)
+
+    def given(
+        self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None
+    ) -> Posterior:
+        """The posterior where the table's rows have the responsibilities `weights` (B, N)."""
+        clean = one_hot(self.sequences, self.process.categories).to(weights.dtype)
+        probs = torch.einsum("bn,n...->b...", weights, clean)
+        heads = {"responsibilities": weights}
+        return Posterior(self.process, x, t, probs=probs, heads=heads, condition=condition)
 
     def log_density(self, x: Tree, t: Time) -> Tensor:
         """log q_t(x), (B,)."""
         return self._log_joint(x, t).logsumexp(1)
 
-    def row_posterior(self, x: Tensor, t: Time) -> Tensor:
-        """p(row | x_t), (B, N)."""
-        return self._log_joint(x, t).softmax(1)
+    def log_likelihoods(self, x: Tensor, t: Time) -> Tensor:
+        """log q(x_t | row), (B, N)."""
+        clean = one_hot(self.sequences, self.process.categories).to(self.log_weights.dtype)
+        # at time 1 what is intact anyway (a clamped entry) still tells of the rows: take the limit
+        t = t.clamp(max=1 - 1e-9) if isinstance(t, Tensor) else min(t, 1 - 1e-9)
+        noised = self.process.marginal(clean.unsqueeze(0), align(t, x.unsqueeze(1)))
+        logits = noised.logits.expand(len(x), *noised.logits.shape[1:])  # (B, N, ..., states)
+        seen = x.unsqueeze(1).unsqueeze(-1).expand(*logits.shape[:-1], 1)
+        return logits.gather(-1, seen).flatten(2).sum(2)
 
     def _log_joint(self, x: Tensor, t: Time) -> Tensor:
-        clean = one_hot(self.sequences, self.process.categories).to(self.log_weights.dtype)
-        noised = self.process.marginal(clean.unsqueeze(0), align(t, x.unsqueeze(1)), None)
-        logits = noised.logits.expand(len(x), *noised.logits.shape[1:])  # (B, N, L, states)
-        seen = x[:, None, :, None].expand(-1, len(self.sequences), -1, 1)
-        return logits.gather(-1, seen).squeeze(-1).sum(-1) + self.log_weights
+        return self.log_likelihoods(x, t) + self.log_weights

@@ -23,6 +23,7 @@ from ornstein.core import (
     batch_size,
     cat,
     combine,
+    leaf_time,
     suggest,
     tree_map,
 )
@@ -113,7 +114,7 @@ class NetworkDenoiser(Denoiser):
 
     def _input(self, process: Any, x: Tree, t: Time) -> Tree:
         if isinstance(process, ProductProcess):
-            return {k: self._input(p, x[k], _of(t, k)) for k, p in process.parts.items()}
+            return {k: self._input(p, x[k], leaf_time(t, k)) for k, p in process.parts.items()}
         if not isinstance(process, AffineProcess):
             return x
         level = process.at(t)
@@ -125,7 +126,7 @@ class NetworkDenoiser(Denoiser):
     ) -> Posterior:
         if isinstance(process, ProductProcess):
             parts = {
-                k: self._posterior(p, x[k], _of(t, k), output[k], condition)
+                k: self._posterior(p, x[k], leaf_time(t, k), output[k], condition)
                 for k, p in process.parts.items()
             }
             return ProductPosterior(process, x, t, parts, condition=condition)
@@ -148,17 +149,49 @@ class NetworkDenoiser(Denoiser):
     # --- files
 
     def save_pretrained(self, folder: str | Path, card: str | None = None) -> Path:
-        """Write config.json and model.safetensors, each at once or not at all."""
-        from ornstein.denoisers.files import save_model
+        """Write config.json, model.safetensors and README.md, all of them or none.
+
+        Args:
+            folder: made if it does not exist; other files in it stay.
+            card: text of README.md; by default what the model is and how it is loaded.
+
+        Raises:
+            ValueError: the network is not one of ornstein's, so that a config cannot rebuild it.
+            OSError: the files cannot be written; what was there before is untouched.
+        """
+        from .files import save_model
 
         return save_model(self, Path(folder), card)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> NetworkDenoiser:
-        """A denoiser from a folder or a hub id; no pickle is ever read."""
-        from ornstein.denoisers.files import load_model
+    def from_pretrained(cls, name: str | Path, weights: str = "ema", **hub: Any) -> NetworkDenoiser:
+        """A denoiser from a folder, a run folder or a hub id "owner/name"; no pickle is ever read.
 
-        return load_model(name, **options)
+        Args:
+            name: where it is.
+            weights: "ema", the averaged ones that one samples from, or "raw", the last ones of training.
+            **hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+
+        Raises:
+            ValueError: no such model, or its files are foreign, incomplete or do not fit together.
+        """
+        from .files import load_model
+
+        model = load_model(name, weights, **hub)
+        if not isinstance(model, cls):
+            raise ValueError(f"model {str(name)!r}: is a {type(model).__name__}, expected a {cls.__name__}")
+        return model
+
+    def push_to_hub(self, name: str, **hub: Any) -> str:
+        """Upload the files of `save_pretrained` to the hub; returns the commit's address.
+
+        Args:
+            name: the id, "owner/name".
+            **hub: `private`, `token`, `branch`, `create_pr`, `commit_message` of huggingface_hub's mixin.
+        """
+        from .hub import HubModel
+
+        return HubModel(self).push_to_hub(name, **hub)
 
 
 def tree_map_shape(shape: Any) -> Any:
@@ -176,10 +209,6 @@ def _check_prediction(process: Process, prediction: str) -> None:
             f"prediction {prediction!r} cannot be turned into data where {type(process).__name__} has no signal "
             "(alpha = 0 at time 1); use 'velocity', 'mean' or 'edm'"
         )
-
-
-def _of(time: Time, name: str) -> Time:
-    return time[name] if isinstance(time, dict) else time
 
 
 def _level(clock: Any, n: int, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import torch
 
 from ornstein.core import Condition, Denoiser, Guide, Posterior, Step, Time, Tree, average, batch_size
@@ -62,6 +63,8 @@ class Superposition(Guide):
         """Add each model's log-probability of the step that was taken."""
         if self in step.scratch:
             log_q, laws = step.scratch[self]
+            if step.s == 0.0 and all(getattr(law, "deterministic", False) for law in laws):
+                return x  # nothing is weighed after the last step
             gained = torch.stack([law.log_prob(x) for law in laws], 1)
             step.memory[self] = log_q + gained.to(log_q)
         return x

@@ -111,9 +111,10 @@ class Absorbing(DiscreteProcess):
 
     def _bridged(self, x_t: Tensor, probs: Tensor, a_t: Any, a_s: Any) -> Tensor:
         """A masked entry is revealed with probability (alpha_s - alpha_t) / (1 - alpha_t); others stay."""
-        reveal = (a_s - a_t) / (1 - a_t)
-        if isinstance(reveal, Tensor):
-            reveal = torch.where(a_s == a_t, 0.0, reveal)
+        if isinstance(a_t, Tensor):
+            reveal = torch.where(a_s == a_t, 0.0, (a_s - a_t) / (1 - a_t))
+        else:
+            reveal = 0.0 if a_s == a_t else (a_s - a_t) / (1 - a_t)
         hidden = torch.cat([probs * reveal, torch.ones_like(probs[..., :1]) * (1 - reveal)], -1)
         known = one_hot(x_t, self.states).to(probs.dtype)
         return torch.where((x_t == self.mask).unsqueeze(-1), hidden, known)

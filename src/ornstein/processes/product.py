@@ -15,6 +15,7 @@ from ornstein.core import (
     Time,
     TimeGrid,
     Tree,
+    leaf_time,
 )
 
 __all__ = ["ProductProcess"]
@@ -45,7 +46,7 @@ class ProductProcess(Process):
 
     def marginal(self, x_0: Tree, t: Time, condition: Condition | None = None) -> Product:
         """Leaf by leaf."""
-        return Product({k: p.marginal(x_0[k], of(t, k), condition) for k, p in self.parts.items()})
+        return Product({k: p.marginal(x_0[k], leaf_time(t, k), condition) for k, p in self.parts.items()})
 
     def bridge(
         self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None
@@ -53,7 +54,7 @@ class ProductProcess(Process):
         """Leaf by leaf."""
         return Product(
             {
-                k: p.bridge(x_t[k], x_0[k], of(t, k), of(s, k), condition)
+                k: p.bridge(x_t[k], x_0[k], leaf_time(t, k), leaf_time(s, k), condition)
                 for k, p in self.parts.items()
             }
         )
@@ -65,7 +66,7 @@ class ProductProcess(Process):
     def kernel(self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None) -> Product:
         """Leaf by leaf."""
         return Product(
-            {k: p.kernel(x_t[k], of(t, k), of(s, k), condition) for k, p in self.parts.items()}
+            {k: p.kernel(x_t[k], leaf_time(t, k), leaf_time(s, k), condition) for k, p in self.parts.items()}
         )
 
     def readout(
@@ -77,13 +78,8 @@ class ProductProcess(Process):
 
     def clock(self, t: Time) -> dict[str, Any]:
         """Leaf by leaf."""
-        return {k: p.clock(of(t, k)) for k, p in self.parts.items()}
+        return {k: p.clock(leaf_time(t, k)) for k, p in self.parts.items()}
 
     def grid(self, kind: str | None, steps: int) -> TimeGrid:
         """Each leaf on the grid that suits it, or all on the kind asked for."""
         return TimeGrid.product(**{k: p.grid(kind, steps) for k, p in self.parts.items()})
-
-
-def of(time: Time, name: str) -> Time:
-    """The time of one leaf."""
-    return time[name] if isinstance(time, dict) else time

@@ -1,0 +1,116 @@
+"""Files that are there whole or not at all, whatever happens to the process or the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["write_file", "write_files", "write_folder"]
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write or replace one file at once.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    write_files(path.parent, {path.name: content})
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write or replace files of a folder; its other files stay.
+
+    All of them lie complete on the disk, under other names, before the first one takes its place.
+
+    Args:
+        folder: made if it does not exist.
+        files: {name: content}; they take their places in this order.
+
+    Raises:
+        OSError: they cannot be written; what was there before is untouched.
+    """
+    staged = {name: folder / f".{name}.part" for name in files}
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in staged.items():
+            _write_synced(part, files[name])
+    except BaseException as error:
+        for part in staged.values():
+            part.unlink(missing_ok=True)
+        for made in missing:
+            _remove_if_empty(made)
+        raise _explained(error, folder, files) from error
+    for name, part in staged.items():
+        os.replace(part, folder / name)
+    _sync_folder(folder)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder that nobody sees before it is complete. One of that name is replaced.
+
+    Raises:
+        OSError: it cannot be written; nothing of it is left.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        write_files(part, files)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise _explained(error.__cause__ or error, folder, files) from error
+    if folder.exists():
+        remove_folder(folder)
+    os.replace(part, folder)
+    _sync_folder(folder.parent)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that nobody sees half removed."""
+    doomed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut, on systems that can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _explained(error: BaseException, folder: Path, files: Mapping[str, bytes]) -> BaseException:
+    """The same error, saying what was to be written; others (an interrupt) pass as they are."""
+    if not isinstance(error, OSError):
+        return error
+    size = sum(map(len, files.values()))
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    text = (
+        f"{error.strerror or error}: {', '.join(files)} cannot be written ({_mb(size)} needed, {_mb(free)} "
+        "free); nothing was changed"
+    )
+    return OSError(error.errno, text, str(folder))
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ornstein.core import Condition
+
+
+def test_users_write_numbers_lists_with_gaps_and_tensors():
+    made = Condition.make(3, {"label": [7, None, 2], "weight": 0.5}, {"label", "weight"})
+    assert made["label"].tolist() == [7, 0, 2] and made.present["label"].tolist() == [True, False, True]
+    assert made["weight"].tolist() == [0.5] * 3 and made.present["weight"].all()
+
+
+def test_a_field_nobody_declares_is_an_error_with_the_nearest_name():
+    with pytest.raises(TypeError, match="unknown condition field 'labl'. Did you mean 'label'"):
+        Condition.make(1, {"labl": 1}, {"label", "text"})
+    with pytest.raises(ValueError, match="label: 2 rows given for 3 samples"):
+        Condition.make(3, {"label": [1, 2]}, {"label"})
+
+
+def test_fields_are_dropped_one_by_one_and_rows_travel_with_their_masks():
+    made = Condition({"a": torch.arange(3), "b": torch.rand(3, 2)})
+    null = made.null("a")
+    assert not null.present["a"].any() and null.present["b"].all() and made.present["a"].all()
+    assert null.replace(a=torch.ones(3)).present["a"].all()
+    index = torch.tensor([2, 0])
+    assert made.rows(index)["a"].tolist() == [2, 0]
+    some = made.dropped(torch.tensor([True, False, True]))
+    assert some.rows(index).present["b"].tolist() == [False, False]
+
+
+def test_joining_fills_missing_fields_with_absence():
+    joined = Condition.cat([Condition({"a": torch.ones(2)}), Condition({"b": torch.ones(1, 4)})])
+    assert joined.present["a"].tolist() == [True, True, False]
+    assert joined.present["b"].tolist() == [False, False, True] and joined["b"].shape == (3, 4)
+
+
+def test_staged_fields_are_resolved_at_a_time():
+    class Staged:
+        def at(self, t):
+            return torch.full((2,), 1.0 if t > 0.5 else 0.0)
+
+    made = Condition({"a": torch.ones(2), "s": Staged()}, {"a": torch.ones(2) > 0, "s": torch.ones(2) > 0})
+    assert made.at(0.9)["s"].tolist() == [1.0, 1.0] and made.at(0.1)["s"].tolist() == [0.0, 0.0]
