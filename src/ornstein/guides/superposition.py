@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ornstein.core import Condition, Denoiser, Guide, Posterior, Step, Time, Tree, average, batch_size
+from ornstein.core import Condition, Denoiser, Guide, Posterior, Step, Time, Tree, average, batch_size, leaves
 
 __all__ = ["Superposition"]
 
@@ -61,10 +61,9 @@ class Superposition(Guide):
 
     def after_draw(self, x: Tree, step: Step) -> Tree:
         """Add each model's log-probability of the step that was taken."""
-        if self in step.scratch:
+        last = all(isinstance(s, float) and s == 0.0 for s in leaves(step.s))
+        if self in step.scratch and not last:  # nothing is weighed after the last step, often a point mass
             log_q, laws = step.scratch[self]
-            if step.s == 0.0 and all(getattr(law, "deterministic", False) for law in laws):
-                return x  # nothing is weighed after the last step
             gained = torch.stack([law.log_prob(x) for law in laws], 1)
             step.memory[self] = log_q + gained.to(log_q)
         return x

@@ -23,7 +23,7 @@ def _target_weight(model: Any, process: Any, t: Tensor) -> Tensor:
     if model.prediction == "edm":
         return (level.alpha**2 * model.scale**2 + level.sigma**2) / (model.scale * level.sigma) ** 2
     if model.prediction == "score":
-        return snr * level.sigma**2
+        return snr / level.sigma**2
     if model.prediction == "velocity":
         slope = process.slope(t)
         return (slope.alpha - slope.sigma * level.alpha / level.sigma) ** 2
