@@ -1,7 +1,7 @@
 """The composition matrix: every process with every solver with every guide, on exact denoisers.
 
-A pair that works must give finite samples whose batch is its rows one by one; one that cannot work must be refused
-with a clear error before the first network call, and is listed here.
+A pair that works must give finite samples whose batch is its rows one by one; one that cannot work must be
+refused with a clear error before the first network call, and is listed here.
 """
 
 from __future__ import annotations
@@ -47,7 +47,16 @@ SOLVERS = {
     "travel": None,  # down, up by the kernel, down
     "recommended": None,
 }
-GUIDES = ("none", "classifier-free", "classifier", "reward", "clamp", "clamp-noised", "superposition", "best-of")
+GUIDES = (
+    "none",
+    "classifier-free",
+    "classifier",
+    "reward",
+    "clamp",
+    "clamp-noised",
+    "superposition",
+    "best-of",
+)
 
 AFFINE_ONLY = {"ddim", "ddim-half", "stochastic", "euler", "heun", "dpm++2m"}
 DETERMINISTIC = {"ddim", "euler", "heun", "dpm++2m", "recommended"}
@@ -97,9 +106,12 @@ def _run(process: str, solver: str, guide: str, n, seed):
     guided, sampler = _guided(guide, model), _sampler(solver, model)
     fields = {"label": [0, 1, 1][: n if isinstance(n, int) else 3]} if guided.fields else {}
     if guide == "best-of":
+
         def reward(x, c):
-            return sum(v.double().flatten(1).sum(1) if v.ndim > 1 else v.double() for v in
-                       (x.values() if isinstance(x, dict) else [x]))
+            return sum(
+                v.double().flatten(1).sum(1) if v.ndim > 1 else v.double()
+                for v in (x.values() if isinstance(x, dict) else [x])
+            )
 
         return BestOf(PosteriorValue(reward, model), 3)(sampler, guided, n, seed=seed, **fields)
     return sampler(guided, n, seed=seed, **fields)

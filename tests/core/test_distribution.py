@@ -83,8 +83,12 @@ def test_categorical_noise_given_the_outcome_leads_back_to_it_and_has_the_prior_
     free = z - z.mean(1, keepdim=True)
     true = Keyed(2, 40_000).gumbel(z)
     true = true - true.mean(1, keepdim=True)
-    torch.testing.assert_close(free.quantile(torch.linspace(0.05, 0.95, 7), dim=0),
-                               true.quantile(torch.linspace(0.05, 0.95, 7), dim=0), atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        free.quantile(torch.linspace(0.05, 0.95, 7), dim=0),
+        true.quantile(torch.linspace(0.05, 0.95, 7), dim=0),
+        atol=0.05,
+        rtol=0,
+    )
     with pytest.raises(ValueError, match="source"):
         law.noise_of(x)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -49,7 +51,7 @@ def test_steps_start_with_the_prior_and_show_everything():
     first = steps[0]
     assert first.t is None and first.s == 1.0 and first.posterior is None
     assert torch.isfinite(first.distribution.log_prob(first.next)).all()
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in itertools.pairwise(steps):
         assert torch.equal(before.next, after.x) and before.s == after.t
     assert steps[-1].s == 0.0 and steps[-1].evaluations == 3
     step = steps[2]
@@ -128,7 +130,9 @@ def test_a_step_index_may_differ_per_sample(solver):
         memory = {sampler.program(PROCESS)[0][0]: (held,)}
     mixed = sampler.step(truth, x, depths, None, memory, Keyed(2, 3))
     for i, (step, _) in enumerate(rows):
-        torch.testing.assert_close(mixed.distribution.mean[i], step.distribution.mean[i], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            mixed.distribution.mean[i], step.distribution.mean[i], rtol=1e-12, atol=1e-12
+        )
 
 
 def test_older_steps_stay_valid_after_later_ones():

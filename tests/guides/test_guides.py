@@ -166,7 +166,9 @@ def test_clamped_tokens_and_leaves():
     guided = Clamp(torch.tensor([False, True, False]), torch.tensor([0, 1, 0]))(table(process))
     drawn = Sampler(Ancestral(), 20)(guided, 4000)
     assert (drawn[:, 1] == 1).all()
-    first = torch.bincount(drawn[:, 0], minlength=3) / 4000  # rows 0 and 1 of the table have a 1 in the middle
+    first = (
+        torch.bincount(drawn[:, 0], minlength=3) / 4000
+    )  # rows 0 and 1 of the table have a 1 in the middle
     torch.testing.assert_close(first, torch.tensor([0.25, 0.75, 0.0]), atol=0.03, rtol=0)
     tree = joint(RectifiedFlow(), Absorbing(2))
     held = Clamp({"label": torch.tensor(True)}, {"label": torch.tensor(1)})(tree)

@@ -82,7 +82,7 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-
     """Every state of the path, as a share of the largest entry of that state."""
     assert len(ours) == len(theirs)
     gaps = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(ours, theirs, strict=True)]
-    print(max(gaps)); assert max(gaps) < tolerance, gaps
+    assert max(gaps) < tolerance, gaps
 
 
 @DTYPES
@@ -146,8 +146,8 @@ def test_another_solver_or_grid_would_be_seen(unet, start) -> None:
     denoiser, grid = Discrete(unet.double(), process_of(scheduler)), grid_of(scheduler)
     path = theirs(scheduler, unet, start)
     for solver, last in ((DDIM(), 0.0), (DPMSolverPP(order=2), 1 / N)):
-        if 1:
-            assert_same(ours(denoiser, solver, TimeGrid([*grid[:-1], (grid[-1].t, last)]), start), path, 1e-3)
+        with pytest.raises(AssertionError):
+            assert_same(ours(denoiser, solver, TimeGrid([*grid[:-1], (grid[-1].t, last)]), start), path, 1e-4)
 
 
 @DTYPES

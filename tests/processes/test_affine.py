@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -94,8 +95,9 @@ def test_all_views_of_a_posterior_round_trip(process):
         x = process.marginal(torch.randn(6, 3), t).sample(Keyed(0, 6))
         posterior = truth(x, t)
         level = process.at(t)
-        torch.testing.assert_close(level.alpha * posterior.mean + level.sigma * posterior.noise, x,
-                                   rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            level.alpha * posterior.mean + level.sigma * posterior.noise, x, rtol=1e-12, atol=1e-12
+        )
         for view in ("noise", "score", "velocity"):
             again = process.mean_from(view, x, getattr(posterior, view), t)
             scale = max(1.0, level.sigma / level.alpha)  # the division by alpha amplifies the rounding
@@ -175,7 +177,7 @@ def test_grids_start_at_the_prior_end_at_data_and_space_as_named(process):
         assert len(grid) == 8 and grid[0].t == 1.0 and grid[-1].s == 0.0
         assert all(a.t > a.s for a in grid)
     levels = [process.half_log_snr(r.s) for r in process.grid("log-snr", 9)[:-1]]
-    gaps = [b - a for a, b in zip(levels, levels[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(levels)]
     assert max(gaps) == pytest.approx(min(gaps), rel=1e-6)
     assert math.exp(-levels[-1]) == pytest.approx(0.01, rel=1e-6)
     with pytest.raises(ValueError, match=r"unknown grid 'karas'. Did you mean 'karras'"):

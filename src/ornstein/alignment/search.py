@@ -14,8 +14,8 @@ __all__ = ["BestOf"]
 
 
 class BestOf:
-    """At every step, the best of M candidates that share one denoiser call (SVDD with a greedy choice, Li et al.
-    2024, 2408.08252).
+    """At every step, the best of M candidates that share one denoiser call (SVDD with a greedy choice, Li et
+    al. 2024, 2408.08252).
 
     The candidates of a deterministic step coincide, so there only the draw from the prior is chosen: with a
     deterministic solver this is best-of-M of the start. Greedy choice does not sample the tilted law.
@@ -25,16 +25,12 @@ class BestOf:
         candidates: M >= 1.
     """
 
-    def __init__(
-        self, value: Callable[[Tree, Any, Condition | None], Tensor], candidates: int = 4
-    ) -> None:
+    def __init__(self, value: Callable[[Tree, Any, Condition | None], Tensor], candidates: int = 4) -> None:
         if not isinstance(candidates, int) or candidates < 1:
             raise ValueError(f"candidates: expected an integer of at least 1, got {candidates!r}")
         self.value, self.candidates = value, candidates
 
-    def steps(
-        self, sampler: Sampler, model: Denoiser, start: int | Tree, **options: Any
-    ) -> Iterator[Step]:
+    def steps(self, sampler: Sampler, model: Denoiser, start: int | Tree, **options: Any) -> Iterator[Step]:
         """The sampler's steps, each with its `next` chosen."""
         for step in sampler.steps(model, start, **options):
             if not getattr(step.distribution, "deterministic", False):

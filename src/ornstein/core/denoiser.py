@@ -115,8 +115,8 @@ def _scattered(base: Posterior, some: Posterior, index: Tensor) -> Posterior:
 class Guide:
     """Conditioning at inference time: a callable Denoiser -> Denoiser. Guides nest.
 
-    A guide may change the posterior, the law of a step, or the drawn state; it overrides what it needs. What it
-    remembers of a trajectory lives in `step.memory[self]`, trees with the batch in front, never on `self`.
+    A guide may change the posterior, the law of a step, or the drawn state; it overrides what it needs. What
+    it remembers of a trajectory lives in `step.memory[self]`, trees with the batch in front, never on `self`.
     """
 
     fields: frozenset[str] = frozenset()
@@ -137,7 +137,8 @@ class Guide:
         self, denoiser: Denoiser, x: Tree, t: Time, condition: Condition | None, step: Step | None
     ) -> Posterior:
         """The guided posterior; `step` is None outside a run, where guides take their continuous-time limit."""
-        return denoiser(x, t, condition, step)
+        inner: Posterior = denoiser(x, t, condition, step)
+        return inner
 
     def before_draw(self, distribution: Distribution, step: Step) -> Distribution:
         """Change the law of a step."""

@@ -82,16 +82,19 @@ class Matrix:
     def apply(self, z: Tensor) -> Tensor:
         """matrix z, for z (..., B, *event)."""
         lead = z.ndim - len(self._event(z))
-        return (self.matrix @ z.flatten(lead).unsqueeze(-1)).squeeze(-1).reshape(z.shape)
+        flat = z.flatten(lead).unsqueeze(-1)
+        return torch.matmul(self.matrix, flat).squeeze(-1).reshape(z.shape)
 
     def solve(self, x: Tensor) -> Tensor:
         """matrix^-1 x."""
         flat = x.flatten(1).unsqueeze(-1)
-        return torch.linalg.solve(self.matrix.expand(len(x), -1, -1), flat).reshape(x.shape)
+        solved: Tensor = torch.linalg.solve(self.matrix.expand(len(x), -1, -1), flat)
+        return solved.reshape(x.shape)
 
     def log_abs_det(self, x: Tensor) -> Tensor:
         """log |det matrix|, (B,)."""
-        return torch.linalg.slogdet(self.matrix)[1].expand(len(x))
+        log_det: Tensor = torch.linalg.slogdet(self.matrix)[1]
+        return log_det.expand(len(x))
 
     def _event(self, z: Tensor) -> tuple[int, ...]:
         size, event = self.matrix.shape[-1], 1
@@ -115,9 +118,7 @@ class Gaussian(Distribution):
 
     __slots__ = ("gain", "mean", "scale", "space")
 
-    def __init__(
-        self, mean: Tree, scale: Any = 0.0, space: Space = EUCLIDEAN, gain: Any = None
-    ) -> None:
+    def __init__(self, mean: Tree, scale: Any = 0.0, space: Space = EUCLIDEAN, gain: Any = None) -> None:
         self.mean, self.scale, self.space, self.gain = mean, scale, space, gain
 
     @property
@@ -233,7 +234,7 @@ class Categorical(Distribution):
 
     def transform(self, noise: Tree) -> Tensor:
         """argmax(logits + noise)."""
-        return (self.logits + noise).argmax(-1)
+        return torch.argmax(self.logits + noise, -1)
 
     def relaxed(self, noise: Tensor, temperature: float) -> Tensor:
         """Rows of the simplex, softmax((logits + noise) / temperature): Jang, Gu and Poole 2016, 1611.01144."""
@@ -310,9 +311,7 @@ class Product(Distribution):
 
     def noise_of(self, x: Tree, source: Noise | None = None) -> Tree:
         """Leaf by leaf."""
-        return {
-            k: p.noise_of(x[k], source.fold(k) if source else None) for k, p in self.parts.items()
-        }
+        return {k: p.noise_of(x[k], source.fold(k) if source else None) for k, p in self.parts.items()}
 
     def residual(self, x: Tree) -> Tree:
         """Leaf by leaf."""
@@ -329,9 +328,7 @@ class Product(Distribution):
 
     def tilt(self, gradient: Tree) -> Product:
         """Leaf by leaf; a leaf without a gradient stays."""
-        return Product(
-            {k: p.tilt(gradient[k]) if k in gradient else p for k, p in self.parts.items()}
-        )
+        return Product({k: p.tilt(gradient[k]) if k in gradient else p for k, p in self.parts.items()})
 
 
 class Pushforward(Distribution):

@@ -1,11 +1,12 @@
 """A time grid is data: a list of rows (t, s, solver), where solver None means the sampler's own.
 
-Nothing is inferred from the order of s and t: a row that goes up, stays, or repeats says by its solver what it
-does (`solvers.Forward`, `Renoise`, `Hold`, ...).
+Nothing is inferred from the order of s and t: a row that goes up, stays, or repeats says by its solver what
+it does (`solvers.Forward`, `Renoise`, `Hold`, ...).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
@@ -42,7 +43,7 @@ class TimeGrid(list[GridRow]):
         """The rows between successive times."""
         if len(times) < 2:
             raise ValueError(f"times: expected at least two, got {len(times)}")
-        return cls((t, s, solver) for t, s in zip(times, times[1:], strict=False))
+        return cls((t, s, solver) for t, s in itertools.pairwise(times))
 
     @classmethod
     def uniform(cls, steps: int, first: float = 1.0, last: float = 0.0) -> TimeGrid:
@@ -63,8 +64,8 @@ class TimeGrid(list[GridRow]):
         Args:
             steps: number of rows, and of network calls of a one-call solver.
             process: gives the times.
-            largest: sigma / alpha where the resolution starts; by default the process's own at time 1, at most 80.
-                The first row starts at time 1 whatever this is.
+            largest: sigma / alpha where the resolution starts; by default the process's own at time 1, at
+                most 80. The first row starts at time 1 whatever this is.
             smallest: sigma / alpha at the last call, which denoises to time 0.
         """
         high, low = _ends(process, largest, smallest)
@@ -92,13 +93,14 @@ class TimeGrid(list[GridRow]):
 
     @classmethod
     def named(cls, kind: str, steps: int, process: AffineProcess) -> TimeGrid:
-        """"log-snr", "karras" or "uniform" by name."""
+        """The builder of this name: "log-snr", "karras" or "uniform"."""
         if kind == "uniform":
             return cls.uniform(steps)
-        builders = {"log-snr": cls.log_snr, "karras": cls.karras}
+        builders: dict[str, Any] = {"log-snr": cls.log_snr, "karras": cls.karras}
         if kind not in builders:
             raise ValueError(suggest(kind, [*builders, "uniform"], "grid"))
-        return builders[kind](steps, process)
+        grid: TimeGrid = builders[kind](steps, process)
+        return grid
 
     @classmethod
     def product(cls, **leaves: TimeGrid | float) -> TimeGrid:
@@ -120,7 +122,7 @@ class TimeGrid(list[GridRow]):
 
     def check(self) -> None:
         """Refuse rows that do not join."""
-        for i, (row, following) in enumerate(zip(self, self[1:], strict=False)):
+        for i, (row, following) in enumerate(itertools.pairwise(self)):
             ends = row.s, following.t
             if all(isinstance(v, float | int | dict) for v in ends) and ends[0] != ends[1]:
                 raise ValueError(f"grid: row {i} ends at {ends[0]}, row {i + 1} starts at {ends[1]}")

@@ -150,7 +150,7 @@ class Keyed(Noise):
         keys = [self._row_keys(m) for m in range(copies)]
         stacked = torch.cat(keys) if copies != 1 else keys[0]
         if size <= HASHED or like.device.type != "cpu":
-            drawn = hashed(stacked.to(like.device), size, dtype)
+            drawn: Tensor = hashed(stacked.to(like.device), size, dtype)
         else:
             drawn = _generated(stacked, size, dtype, method)
         drawn = drawn.reshape(*shape, like.shape[0], *event)
@@ -258,7 +258,9 @@ class Recorded(Noise):
             self.draws[key] = getattr(self.source, kind)(like, shape)
         drawn = self.draws[key]
         if drawn.shape != (*shape, *like.shape):
-            raise ValueError(f"Recorded draw {key} is {tuple(drawn.shape)}, asked for {(*shape, *like.shape)}")
+            raise ValueError(
+                f"Recorded draw {key} is {tuple(drawn.shape)}, asked for {(*shape, *like.shape)}"
+            )
         return drawn.clone()
 
     def normal(self, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:

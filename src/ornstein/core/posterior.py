@@ -61,7 +61,7 @@ class Posterior:
         condition: Condition | None = None,
     ) -> None:
         self.process, self.x, self.t = process, x, t
-        self.mean = probs if mean is None else mean
+        self.mean: Any = probs if mean is None else mean
         self.variance, self.probs, self.heads, self.end = variance, probs, heads, end
         self.evaluations, self.condition = evaluations, condition
         self._views: dict[str, Tree] | None = None
@@ -104,7 +104,7 @@ class Posterior:
         }
         if self.probs is not None:
             kept.setdefault("probs", mean)
-        return type(self)(self.process, self.x, self.t, mean, **kept)
+        return Posterior(self.process, self.x, self.t, mean, **kept)
 
     def sample(self, noise: Noise, k: int = 1) -> Tree:
         """k draws of x_0, (k, B, ...).
@@ -134,7 +134,7 @@ class Posterior:
         if self.probs is not None:
             chosen["probs"] = self.probs[index]
         mean = select(self.mean, index)
-        return type(self)(self.process, select(self.x, index), select(self.t, index), mean, **chosen)
+        return Posterior(self.process, select(self.x, index), select(self.t, index), mean, **chosen)
 
 
 class ProductPosterior(Posterior):
@@ -142,7 +142,9 @@ class ProductPosterior(Posterior):
 
     __slots__ = ("parts",)
 
-    def __init__(self, process: Process, x: Tree, t: Time, parts: dict[str, Posterior], **options: Any) -> None:
+    def __init__(
+        self, process: Process, x: Tree, t: Time, parts: dict[str, Posterior], **options: Any
+    ) -> None:
         means = {name: part.mean for name, part in parts.items()}
         super().__init__(process, x, t, means, **options)
         self.parts = parts
@@ -171,10 +173,8 @@ class ProductPosterior(Posterior):
             return self.parts[index]
         parts = {k: p[index] for k, p in self.parts.items()}
         condition = self.condition.rows(index) if self.condition is not None else None
-        chosen = select((self.x, self.t, self.evaluations), index)
-        return ProductPosterior(
-            self.process, *chosen[:2], parts, evaluations=chosen[2], condition=condition
-        )
+        x, t, calls = select((self.x, self.t, self.evaluations), index)
+        return ProductPosterior(self.process, x, t, parts, evaluations=calls, condition=condition)
 
 
 def mix(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Posterior:
@@ -200,8 +200,8 @@ def mix(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Posterior:
 def average(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Posterior:
     """The mixture law sum_i w_i p_i(x_0 | x_t), for weights in [0, 1] that add to 1.
 
-    Means and probabilities are averaged; a variance known of all becomes the mixture's own, which holds the spread
-    of the means. For continuous states the mean is that of `mix`.
+    Means and probabilities are averaged; a variance known of all becomes the mixture's own, which holds the
+    spread of the means. For continuous states the mean is that of `mix`.
     """
     first = posteriors[0]
     calls = sum(p.evaluations for p in posteriors)
@@ -218,9 +218,7 @@ def average(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Posterio
     return made
 
 
-def _mixture_variance(
-    posteriors: Sequence[Posterior], weights: Sequence[Any], mean: Tensor
-) -> Tensor:
+def _mixture_variance(posteriors: Sequence[Posterior], weights: Sequence[Any], mean: Tensor) -> Tensor:
     total: Any = 0.0
     for posterior, weight in zip(posteriors, weights, strict=True):
         gap = posterior.mean - mean
@@ -234,12 +232,12 @@ def _mixture_variance(
 
 def _mixed_probs(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Tensor:
     def term(posterior: Posterior, weight: Any) -> Tensor:
-        probs: Tensor = posterior.probs  # type: ignore[assignment]
+        probs: Tensor = posterior.mean
         log_p = probs.clamp(min=torch.finfo(probs.dtype).tiny).log()
         return torch.as_tensor(align(weight, probs), dtype=probs.dtype) * log_p
 
     total = term(posteriors[0], weights[0])
     for posterior, weight in zip(posteriors[1:], weights[1:], strict=True):
         total = total + term(posterior, weight)
-    possible = torch.stack([p.probs > 0 for p in posteriors]).all(0)  # type: ignore[operator]
+    possible = torch.stack([p.mean > 0 for p in posteriors]).all(0)
     return total.masked_fill(~possible, -torch.inf).softmax(-1)

@@ -1,4 +1,5 @@
-"""A process is a rule for stepping. Here: its contract, and the affine family that most of the field lives on.
+"""A process is a rule for stepping. Here: its contract, and the affine family that most of the field lives
+on.
 
     x_t = alpha_t x_0 + anchor_weight_t y + sigma_t z,        z ~ N(0, I)
 
@@ -37,9 +38,7 @@ class Process(Module):
     discrete = False
     anchored = False  # whether there is another end y
 
-    def marginal(
-        self, x_0: Tree, t: Time, condition: Condition | None = None
-    ) -> Distribution:
+    def marginal(self, x_0: Tree, t: Time, condition: Condition | None = None) -> Distribution:
         """q(x_t | x_0)."""
         raise self._lacks("marginal")
 
@@ -53,9 +52,7 @@ class Process(Module):
         """The law at time 1."""
         raise self._lacks("prior")
 
-    def kernel(
-        self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None
-    ) -> Distribution:
+    def kernel(self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None) -> Distribution:
         """p(x_s | x_t), forwards in the process's own direction."""
         raise self._lacks("kernel")
 
@@ -242,10 +239,9 @@ class AffineProcess(Process):
         mean = combine(level.alpha, x_0, 0.0, x_0)
         return self._gaussian(self._anchor_added(mean, level.anchor, condition), level.sigma)
 
-    def bridge(
-        self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None
-    ) -> Gaussian:
-        """N(alpha_s x_0 + b_s y + g (x_t - alpha_t x_0 - b_t y), ...), g = (alpha_t/alpha_s) sigma_s^2/sigma_t^2.
+    def bridge(self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None) -> Gaussian:
+        """N(alpha_s x_0 + b_s y + g (x_t - alpha_t x_0 - b_t y), ...), g = (alpha_t/alpha_s)
+        sigma_s^2/sigma_t^2.
 
         Given a Posterior this is its mean's bridge: exact but for the posterior's variance.
         """
@@ -263,12 +259,12 @@ class AffineProcess(Process):
         weight = level.alpha + level.anchor if self.anchored else 0.0
         return self._gaussian(self._anchor_added(mean, weight, condition), level.sigma)
 
-    def kernel(
-        self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None
-    ) -> Gaussian:
+    def kernel(self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None) -> Gaussian:
         """q(x_s | x_t), s >= t: noising further."""
         if not _any_tensor(t, s) and s < t:
-            raise ValueError(f"kernel: {type(self).__name__} steps forwards, got t={t} to s={s}; backwards needs a denoiser")
+            raise ValueError(
+                f"kernel: {type(self).__name__} steps forwards, got t={t} to s={s}; backwards needs a denoiser"
+            )
         numbers = self.forward_step(t, s)
         mean = combine(numbers.a, x_t, 0.0, x_t)
         return self._gaussian(self._anchor_added(mean, numbers.c, condition), numbers.scale)
@@ -283,9 +279,7 @@ class AffineProcess(Process):
     def _gaussian(self, mean: Tree, scale: Any, gain: Any = None) -> Gaussian:
         return Gaussian(mean, scale, self.space, gain)
 
-    def _anchor_added(
-        self, mean: Tree, weight: Any, condition: Condition | None, end: Tree = None
-    ) -> Tree:
+    def _anchor_added(self, mean: Tree, weight: Any, condition: Condition | None, end: Tree = None) -> Tree:
         if not self.anchored or (isinstance(weight, float) and weight == 0.0):
             return mean
         return accumulate(mean, align(weight, mean), anchor_of(self, condition, end), inplace=False)

@@ -61,8 +61,17 @@ class Step:
     posterior: Posterior | None
 
     def __init__(
-        self, rule: Any, solver: Solver | None, row: Row | None, index: Any, x: Tree, condition: Condition | None,
-        memory: dict[Any, Any], noise: Noise, evaluations: Any = 0, grad: bool = False,
+        self,
+        rule: Any,
+        solver: Solver | None,
+        row: Row | None,
+        index: Any,
+        x: Tree,
+        condition: Condition | None,
+        memory: dict[Any, Any],
+        noise: Noise,
+        evaluations: Any = 0,
+        grad: bool = False,
     ) -> None:
         self.rule, self.solver, self.row, self.index, self.x = rule, solver, row, index, x
         self.condition, self.memory, self._noise = condition, memory, noise
@@ -150,9 +159,7 @@ class Sampler:
         grid: a `TimeGrid`, or "log-snr", "karras", "uniform", or None for what suits the process.
     """
 
-    def __init__(
-        self, solver: Solver, steps: int | None = None, grid: str | TimeGrid | None = None
-    ) -> None:
+    def __init__(self, solver: Solver, steps: int | None = None, grid: str | TimeGrid | None = None) -> None:
         if not isinstance(solver, Solver):
             raise TypeError(f"solver: expected a Solver such as solvers.DDIM(), got {solver!r}")
         if isinstance(grid, TimeGrid):
@@ -166,8 +173,10 @@ class Sampler:
 
     def program(self, process: Process) -> list[tuple[Solver, Row]]:
         """The bound solver and the numbers of every row: made once per process, and kept."""
-        if self._program is None or self._program[0] is not process or any(
-            p.requires_grad for p in process.parameters()
+        if (
+            self._program is None
+            or self._program[0] is not process
+            or any(p.requires_grad for p in process.parameters())
         ):
             self._program = process, self._compile(process)
         return self._program[1]
@@ -244,10 +253,19 @@ class Sampler:
         return self._run(rule, process, program, like, given, condition, noise, grad)
 
     def _run(
-        self, rule: Any, process: Process, program: Sequence[tuple[Solver, Row]], like: Tree, given: Tree,
-        condition: Condition, noise: Noise, grad: bool,
+        self,
+        rule: Any,
+        process: Process,
+        program: Sequence[tuple[Solver, Row]],
+        like: Tree,
+        given: Tree,
+        condition: Condition | None,
+        noise: Noise,
+        grad: bool,
     ) -> Iterator[Step]:
-        x, memory, evaluations = given, {}, 0  # type: tuple[Tree, dict[Any, Any], Any]
+        x: Tree = given
+        memory: dict[Any, Any] = {}
+        evaluations: Any = 0
         if given is None or (isinstance(given, dict) and None in given.values()):
             step = Step(rule, None, None, -1, given, condition, memory, noise, 0, grad)
             step.t, step.s = None, program[0][1].t
@@ -312,16 +330,20 @@ def _start(rule: Any, start: int | Tree) -> tuple[Tree, Tree]:
 
 def _check_shape(rule: Any, start: Tree) -> None:
     expected = getattr(rule, "shape", None)
-    pairs = [(None, start, expected)] if not isinstance(start, dict) else [
-        (k, v, (expected or {}).get(k)) for k, v in start.items()
-    ]
+    pairs = (
+        [(None, start, expected)]
+        if not isinstance(start, dict)
+        else [(k, v, (expected or {}).get(k)) for k, v in start.items()]
+    )
     for name, leaf, shape in pairs:
         if leaf is not None and shape is not None and tuple(leaf.shape[1:]) != tuple(shape):
             at = f"start[{name!r}]" if name else "start"
-            raise ValueError(f"{at}: samples of shape {tuple(leaf.shape[1:])}, the model's are {tuple(shape)}")
+            raise ValueError(
+                f"{at}: samples of shape {tuple(leaf.shape[1:])}, the model's are {tuple(shape)}"
+            )
 
 
-def _first(process: Process, like: Tree, given: Tree, condition: Condition) -> Distribution:
+def _first(process: Process, like: Tree, given: Tree, condition: Condition | None) -> Distribution:
     prior = process.prior(like, condition)
     if given is None:
         return prior
@@ -343,7 +365,9 @@ def _keyed(seed: int | Tensor, n: int) -> Keyed:
 def _check(rule: Any, program: Sequence[tuple[Solver, Row]]) -> None:
     if isinstance(rule, Process):
         if any(row.calls for _, row in program):
-            raise ValueError("a Process is simulated by Forward(); this solver asks a denoiser for posteriors")
+            raise ValueError(
+                "a Process is simulated by Forward(); this solver asks a denoiser for posteriors"
+            )
     elif rule.estimates != "posterior" and any(solver.stochastic for solver, _ in program):
         raise ValueError(
             f"{type(rule).__name__} estimates a {rule.estimates} (it was trained under a dependent coupling), not a "

@@ -1,6 +1,6 @@
 """A solver is the numbers of a grid, made once, and one update that calls no network.
 
-    mean = a x + b D + sum_i past_i memory_i + c y,        D the posterior mean, y the other end
+mean = a x + b D + sum_i past_i memory_i + c y,        D the posterior mean, y the other end
 """
 
 from __future__ import annotations
@@ -43,22 +43,32 @@ class Row(NamedTuple):
         """A row of an affine process's step."""
         return cls(t, s, numbers.a, numbers.b, (), numbers.c, numbers.scale, **options)
 
+    @classmethod
+    def joined(cls, leaves: dict[str, Row]) -> Row:
+        """The row of a tree state from its leaves' rows."""
+        return cls(
+            t={k: r.t for k, r in leaves.items()},
+            s={k: r.s for k, r in leaves.items()},
+            b={k: r.b for k, r in leaves.items()},
+            calls=any(r.calls for r in leaves.values()),
+            leaves=leaves,
+        )
+
     @staticmethod
     def gather(rows: Sequence[Row], index: Tensor) -> Row:
         """One row whose numbers differ per sample: sample i is at rows[index[i]]."""
         if rows[0].leaves is not None:
             leaves = {k: Row.gather([r.leaves[k] for r in rows], index) for k in rows[0].leaves}  # type: ignore[index]
-            times = {"t": {k: r.t for k, r in leaves.items()}, "s": {k: r.s for k, r in leaves.items()}}
-            return Row(**times, b={k: r.b for k, r in leaves.items()}, leaves=leaves)
+            return Row.joined(leaves)
 
         def column(values: Sequence[Any]) -> Any:
             known = [v for v in values if v is not None]
-            return None if not known else torch.tensor(values, dtype=torch.float64, device=index.device)[index]
+            return (
+                None if not known else torch.tensor(values, dtype=torch.float64, device=index.device)[index]
+            )
 
         depth = max(len(r.past) for r in rows)
-        past = tuple(
-            column([r.past[i] if i < len(r.past) else 0.0 for r in rows]) for i in range(depth)
-        )
+        past = tuple(column([r.past[i] if i < len(r.past) else 0.0 for r in rows]) for i in range(depth))
         t, s, a, b, c, scale = (
             column([getattr(r, name) for r in rows]) for name in ("t", "s", "a", "b", "c", "scale")
         )
@@ -88,7 +98,7 @@ class Solver:
         """
         parts: dict[str, Process] | None = getattr(process, "parts", None)
         if parts:
-            return Leafwise({name: self for name in parts}).on(process)
+            return Leafwise(dict.fromkeys(parts, self)).on(process)
         self.check(process)
         bound = copy.copy(self)
         bound.process = process
@@ -195,18 +205,8 @@ class Leafwise(Solver):
         columns = {k: s.rows(s.process, grid.leaf(k)) for k, s in self.solvers.items()}
         if len({len(c) for c in columns.values()}) != 1:
             raise ValueError("Leafwise: the leaves' solvers take different numbers of rows a step")
-        return [
-            Row(
-                t={k: r.t for k, r in row.items()},
-                s={k: r.s for k, r in row.items()},
-                b={k: r.b for k, r in row.items()},
-                calls=any(r.calls for r in row.values()),
-                leaves=row,
-            )
-            for row in (
-                dict(zip(columns, rows, strict=True)) for rows in zip(*columns.values(), strict=True)
-            )
-        ]
+        side_by_side = zip(*columns.values(), strict=True)
+        return [Row.joined(dict(zip(columns, rows, strict=True))) for rows in side_by_side]
 
     def law(
         self, x: Tree, posterior: Any, row: Row, memory: Any, condition: Condition | None = None

@@ -114,5 +114,3 @@ def leaf_time(time: Time, name: str) -> Time:
 def sum_event(x: Tensor) -> Tensor:
     """Sum over all axes but the batch: (B, ...) -> (B,)."""
     return x.flatten(1).sum(1) if x.ndim > 1 else x
-
-

@@ -34,6 +34,7 @@ class MixtureDenoiser(Denoiser):
             semi-definite, a process with an anchor.
     """
 
+    process: AffineProcess
     log_weights: Tensor
     means: Tensor
     values: Tensor
@@ -69,9 +70,7 @@ class MixtureDenoiser(Denoiser):
         weights = self._log_joint(turned, spread, condition).softmax(-1)
         return self.given(x, t, weights, condition)
 
-    def given(
-        self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None
-    ) -> Posterior:
+    def given(self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None) -> Posterior:
         """The posterior where the components have the responsibilities `weights` (B, K)."""
         alpha, turned, spread = self._turned(x, t)
         means = self.means + self._back(alpha * self.values / spread * turned)  # (B, K, D)
@@ -106,7 +105,7 @@ class MixtureDenoiser(Denoiser):
 
     def _turned(self, x: Tensor, t: Time) -> tuple[Any, Tensor, Tensor]:
         """alpha, x - alpha m in each component's principal axes (B, K, D), and its variance there."""
-        level, flat = self.process.at(t), x.flatten(1).unsqueeze(1)  # type: ignore[attr-defined]
+        level, flat = self.process.at(t), x.flatten(1).unsqueeze(1)
         alpha, sigma = (align(v, flat) for v in (level.alpha, level.sigma))
         gap = flat - alpha * self.means
         turned = (gap.unsqueeze(-2) @ self.vectors).squeeze(-2)
@@ -127,9 +126,7 @@ class MixtureDenoiser(Denoiser):
         share = torch.where(asked, self.log_weights, -torch.inf).logsumexp(1, keepdim=True)
         return torch.where(asked, log_p - share, -torch.inf)
 
-    def _variance(
-        self, weights: Tensor, means: Tensor, mean: Tensor, alpha: Any, spread: Tensor
-    ) -> Tensor:
+    def _variance(self, weights: Tensor, means: Tensor, mean: Tensor, alpha: Any, spread: Tensor) -> Tensor:
         own = self.values - (alpha * self.values) ** 2 / spread  # (B, K, D) in principal axes
         within = (self.vectors * own.unsqueeze(-2)) @ self.vectors.mT
         gap = means - mean.unsqueeze(1)
@@ -153,10 +150,11 @@ class GaussianDenoiser(MixtureDenoiser):
         super().__init__(torch.ones(1), mean[None], covariance[None], process, variance=True)
 
     def flow(self, x: Tensor, t: Time, s: Time) -> Tensor:
-        """The exact probability-flow map from t to s: (x - alpha_t m) stretched by sqrt(spread_s / spread_t) along
-        each principal axis."""
+        """The exact probability-flow map from t to s: (x - alpha_t m) stretched by sqrt(spread_s / spread_t)
+        along each principal axis.
+        """
         (_, turned, before), (_, _, after) = self._turned(x, t), self._turned(x, s)
-        level = self.process.at(s)  # type: ignore[attr-defined]
+        level = self.process.at(s)
         moved = self._back((after / before).sqrt() * turned)[:, 0]
         return (align(level.alpha, moved) * self.means[0] + moved).reshape(x.shape)
 
@@ -170,6 +168,7 @@ class EmpiricalDenoiser(Denoiser):
         labels: (N,) integers, the class of every point: then `label` conditions on it.
     """
 
+    process: AffineProcess
     data: Tensor
     labels: Tensor | None
 
@@ -186,7 +185,7 @@ class EmpiricalDenoiser(Denoiser):
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
         """The points averaged with weights softmax(-|x - alpha x_i|^2 / 2 sigma^2)."""
-        level, flat = self.process.at(t), x.flatten(1)  # type: ignore[attr-defined]
+        level, flat = self.process.at(t), x.flatten(1)
         alpha, sigma = (align(v, flat) for v in (level.alpha, level.sigma))
         # |x - alpha x_i|^2 less |x|^2, which all points share
         distance = alpha**2 * (self.data**2).sum(1) - 2 * alpha * (flat @ self.data.T)
@@ -232,7 +231,9 @@ def _spectrum(covariances: Any, points: Tensor) -> tuple[Tensor, Tensor]:
     elif given.shape == (k, d, d):
         values, axes = torch.linalg.eigh(given)
     else:
-        raise ValueError(f"covariances: expected a number, ({k},) or ({k}, {d}, {d}); got {tuple(given.shape)}")
+        raise ValueError(
+            f"covariances: expected a number, ({k},) or ({k}, {d}, {d}); got {tuple(given.shape)}"
+        )
     if bool((values < -1e-10 * values.abs().amax().clamp(min=1e-30)).any()):
         raise ValueError("covariances: not positive semi-definite")
     return values.clamp(min=0.0), axes

@@ -54,9 +54,7 @@ class TableDenoiser(Denoiser):
         weights = self._log_joint(x, t).nan_to_num(neginf=-1e4).softmax(1)
         return self.given(x, t, weights, condition)
 
-    def given(
-        self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None
-    ) -> Posterior:
+    def given(self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None) -> Posterior:
         """The posterior where the table's rows have the responsibilities `weights` (B, N)."""
         clean = one_hot(self.sequences, self.process.categories).to(weights.dtype)
         probs = torch.einsum("bn,n...->b...", weights, clean)

@@ -99,7 +99,9 @@ class NetworkDenoiser(Denoiser):
         if k == 1 or any(not c for c in conditions):
             return super().many(x, t, conditions, step)
         stacked = Condition.cat([c for c in conditions if c is not None])
-        times = tree_map(lambda v: v.repeat(k, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) and v.ndim else v, t)
+        times = tree_map(
+            lambda v: v.repeat(k, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) and v.ndim else v, t
+        )
         joint = self(cat([x] * k), times, stacked, step)
         return [joint[slice(i * n, (i + 1) * n)] for i in range(k)]
 
@@ -223,4 +225,3 @@ def _clean_probs(process: DiscreteProcess, x: Tensor, logits: Tensor) -> Tensor:
         return probs
     known = one_hot(x, process.states)[..., :-1].to(probs.dtype)  # an entry that shows is known
     return torch.where((x == process.mask).unsqueeze(-1), probs, known)
-

@@ -15,9 +15,10 @@ __all__ = ["Clamp"]
 class Clamp(Guide):
     """After every draw the entries where `mask` is true are set to `values`.
 
-    Clean values suit a model trained to see known entries clean, and discrete states. With `noised` they are instead a
-    draw of the forward law at the level reached, which suits any model, and is only approximately the conditional law
-    (replacement of 2011.13456; its bias is the reason for RePaint's resampling, 2201.09865).
+    Clean values suit a model trained to see known entries clean, and discrete states. With `noised` they are
+    instead a draw of the forward law at the level reached, which suits any model, and is only approximately
+    the conditional law (replacement of 2011.13456; its bias is the reason for RePaint's resampling,
+    2201.09865).
 
     Args:
         mask: boolean, broadcastable to a state; for a tree state {leaf: mask}.
@@ -48,8 +49,7 @@ class Clamp(Guide):
         parts = step.rule.process.parts
         times = step.s if isinstance(step.s, dict) else dict.fromkeys(x, step.s)
         known = {
-            k: self._imposed(x[k], self.mask[k], v, step, parts[k], times[k])
-            for k, v in self.values.items()
+            k: self._imposed(x[k], self.mask[k], v, step, parts[k], times[k]) for k, v in self.values.items()
         }
         return {**x, **known}
 

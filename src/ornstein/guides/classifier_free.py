@@ -10,17 +10,19 @@ __all__ = ["ClassifierFree"]
 
 
 class ClassifierFree(Guide):
-    """D = D(null) + scale (D(condition) - D(null)), both in one network call (Ho and Salimans 2022, 2207.12598).
+    """D = D(null) + scale (D(condition) - D(null)), both in one network call (Ho and Salimans 2022,
+    2207.12598).
 
-    scale = 1 is the conditional model and 0 the unconditional one. For Gaussian data the guided flow does not reach
-    the law tilted by the condition, for any scale but 0 and 1; it is a heuristic that trades variety for fidelity.
-    On a discrete state the rule is that of the logits. `scale` here is 1 + w of the paper.
+    scale = 1 is the conditional model and 0 the unconditional one. For Gaussian data the guided flow does
+    not reach the law tilted by the condition, for any scale but 0 and 1; it is a heuristic that trades
+    variety for fidelity. On a discrete state the rule is that of the logits. `scale` here is 1 + w of the
+    paper.
 
     Args:
         scale: guidance scale.
         fields: names of the fields to drop in the second branch; all, if none is named.
-        interval: (low, high) in half log-SNR within which to guide (2404.07724); outside it the conditional model is
-            called once.
+        interval: (low, high) in half log-SNR within which to guide (2404.07724); outside it the conditional
+            model is called once.
 
     Raises:
         ValueError: the model has no condition to drop.

@@ -41,19 +41,21 @@ class _ScoreShift(Guide):
     @staticmethod
     def _time(denoiser: Denoiser, t: Time) -> Time:
         """t, or the last time with some signal: without any, the weight is infinite and the gradient 0."""
-        if isinstance(t, float) and denoiser.process.at(t).alpha < 1e-3:  # type: ignore[attr-defined]
-            level = denoiser.process.at(t)  # type: ignore[attr-defined]
-            return float(denoiser.process.time_at(math.log(1e-3 / level.sigma)))  # type: ignore[attr-defined]
+        process: Any = denoiser.process
+        if isinstance(t, float) and process.at(t).alpha < 1e-3:
+            return float(process.time_at(math.log(1e-3 / process.at(t).sigma)))
         return t
 
     def _shifted(self, posterior: Posterior, gradient: Tree) -> Posterior:
-        level = posterior.process.at(posterior.t)  # type: ignore[attr-defined]
+        process: Any = posterior.process
+        level = process.at(posterior.t)
         weight = self.scale * level.sigma**2 / level.alpha
         return posterior.with_mean(combine(1.0, posterior.mean, weight, gradient))
 
 
 class ClassifierGradient(_ScoreShift):
-    """score + scale grad log p(label | x_t), for a classifier of noisy states (Dhariwal and Nichol 2021, 2105.05233).
+    """score + scale grad log p(label | x_t), for a classifier of noisy states (Dhariwal and Nichol 2021,
+    2105.05233).
 
     Exact, at scale 1, for the exact classifier: the result is the score of the conditional law.
 
@@ -88,9 +90,10 @@ class ClassifierGradient(_ScoreShift):
 class RewardGradient(_ScoreShift):
     """score + scale grad r(D(x_t)), towards data of high reward.
 
-    Through the denoiser (the default) this is exact for Gaussian data and a linear reward, where the guided law is
-    the data's tilted by exp(scale r), and an approximation elsewhere (2209.14687, 2105.05233). Without, the gradient is
-    taken at the clean estimate and its Jacobian replaced by alpha: cheaper, and wrong by the posterior's variance.
+    Through the denoiser (the default) this is exact for Gaussian data and a linear reward, where the guided
+    law is the data's tilted by exp(scale r), and an approximation elsewhere (2209.14687, 2105.05233).
+    Without, the gradient is taken at the clean estimate and its Jacobian replaced by alpha: cheaper, and
+    wrong by the posterior's variance.
 
     Args:
         reward: r(x_0, condition) -> (B,), differentiable.
@@ -118,7 +121,8 @@ class RewardGradient(_ScoreShift):
             inner = denoiser(x, t, condition, step)
             at = inner.mean if inner.mean.requires_grad else inner.mean.detach().requires_grad_()
             gradient = self._gradient(at, at, condition, inner.mean.requires_grad)
-            alpha = inner.process.at(t).alpha  # type: ignore[attr-defined]
+            process: Any = inner.process
+            alpha = process.at(t).alpha
             return self._shifted(inner, combine(alpha, gradient, 0.0, gradient))
         keep = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
@@ -129,9 +133,7 @@ class RewardGradient(_ScoreShift):
             return self._shifted(inner, gradient)
         return self._shifted(_detached(inner, x), gradient)
 
-    def _gradient(
-        self, mean: Tensor, leaf: Tensor, condition: Condition | None, keep: bool
-    ) -> Any:
+    def _gradient(self, mean: Tensor, leaf: Tensor, condition: Condition | None, keep: bool) -> Any:
         with torch.enable_grad():
             value = self.reward(mean, condition).sum()
             return torch.autograd.grad(value, leaf, create_graph=keep)[0]

@@ -14,14 +14,15 @@ __all__ = ["Superposition"]
 class Superposition(Guide):
     """The OR of SuperDiff (Skreta et al. 2024, 2412.17762): a mixture of models from their denoisers alone.
 
-    The exact mixture posterior weighs the models by responsibilities w_i q_i(x_t) / sum_j w_j q_j(x_t). Bayes' rule
+    The exact mixture posterior weighs the models by responsibilities w_i q_i(x_t) / sum_j w_j q_j(x_t).
+    Bayes' rule
 
         log q_s(x_s) = log q_t(x_t) + log p(x_s | x_t) - log q(x_t | x_s)
 
-    gives them from the steps alone, since the forward term is the same for all: log q_i gains log p_i(x_s | x_t), for
-    whatever drift led to x_s. Exact where the models' reverse kernels are (Gaussian data with
-    `Ancestral("posterior")`), else to the order of the solver. All models start from the same prior, so the weights
-    are right from the first draw on. Steps must be stochastic: a point mass has no density.
+    gives them from the steps alone, since the forward term is the same for all: log q_i gains log p_i(x_s |
+    x_t), for whatever drift led to x_s. Exact where the models' reverse kernels are (Gaussian data with
+    `Ancestral("posterior")`), else to the order of the solver. All models start from the same prior, so the
+    weights are right from the first draw on. Steps must be stochastic: a point mass has no density.
 
     Args:
         others: denoisers of the same process, in addition to the one that is guided.

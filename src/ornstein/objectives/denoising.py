@@ -52,15 +52,16 @@ class Denoising(Objective):
     """E_t E_z  w(t) |D(x_t, t) - x_0|^2 / dim, and cross-entropy for discrete states.
 
     The weight is written once, of the clean data's error; "target" is the one under which the network's own
-    output is fitted by plain least squares (the simple loss of 2006.11239 for noise, flow matching of 2210.02747
-    for velocity). For `Absorbing` the weight 1 / t over masked entries makes the loss the exact bound
-    on -log p(x_0) per entry (2406.07524); for `UniformNoise` it is plain cross-entropy over all entries.
+    output is fitted by plain least squares (the simple loss of 2006.11239 for noise, flow matching of
+    2210.02747 for velocity). For `Absorbing` the weight 1 / t over masked entries makes the loss the exact
+    bound on -log p(x_0) per entry (2406.07524); for `UniformNoise` it is plain cross-entropy over all
+    entries.
 
     Args:
         weighting: "target", "snr" (the simple loss), "min-snr" or "uniform".
         drop: probability that a condition is dropped in training, for classifier-free guidance (2207.12598).
-        clean: for a tree state, probability that a leaf is shown clean (time 0), and again that it is left out
-            (time 1), so that conditionals and marginals are learned exactly.
+        clean: for a tree state, probability that a leaf is shown clean (time 0), and again that it is left
+            out (time 1), so that conditionals and marginals are learned exactly.
         first: smallest time drawn; the loss says nothing at time 0.
 
     Raises:
@@ -132,9 +133,7 @@ class Denoising(Objective):
         return torch.where(known, 0.0, weight * error)
 
 
-def _entropy(
-    model: Any, process: Any, posterior: Posterior, x_0: Tensor, x_t: Tensor, t: Tensor
-) -> Tensor:
+def _entropy(model: Any, process: Any, posterior: Posterior, x_0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     probs: Tensor = posterior.probs  # type: ignore[assignment]
     log_p = probs.clamp(min=1e-30).log().gather(-1, x_0.unsqueeze(-1)).squeeze(-1)
     if hasattr(process, "mask"):

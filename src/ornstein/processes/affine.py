@@ -18,14 +18,15 @@ class VariancePreserving(AffineProcess):
 
     "linear" (Song et al. 2020, 2011.13456): rate = rate_min + t (rate_max - rate_min), so that
     log alpha = -t^2 (rate_max - rate_min) / 4 - t rate_min / 2.
-    "cosine" (Nichol and Dhariwal 2021, 2102.09672): alpha^2 = f(t) / f(0), f = cos^2(pi/2 (t + 0.008) / 1.008),
-    in continuous time, stretched to end at alpha = `last_alpha` instead of 0.
+    "cosine" (Nichol and Dhariwal 2021, 2102.09672): alpha^2 = f(t) / f(0), f = cos^2(pi/2 (t + 0.008) /
+    1.008), in continuous time, stretched to end at alpha = `last_alpha` instead of 0.
 
     Args:
         schedule: "linear" or "cosine".
         rate_min: noise rate at time 0, of the linear schedule.
         rate_max: noise rate at time 1, of the linear schedule.
-        last_alpha: alpha at time 1, of the cosine schedule; above 0, so that predicted noise stays meaningful.
+        last_alpha: alpha at time 1, of the cosine schedule; above 0, so that predicted noise stays
+            meaningful.
 
     Raises:
         ValueError: unknown schedule, or rates that are not 0 < rate_min <= rate_max.
@@ -75,8 +76,8 @@ class VariancePreserving(AffineProcess):
 class VarianceExploding(AffineProcess):
     """alpha = 1: dx = g(t) dW, g = sigma_min r^t sqrt(2 log r), r = sigma_max / sigma_min (2011.13456).
 
-    sigma(t)^2 = sigma_min^2 (r^(2t) - 1) is the exact noise added since time 0, so time 0 is clean data and the
-    SDE is the paper's (there x(0) is taken to carry sigma_min already).
+    sigma(t)^2 = sigma_min^2 (r^(2t) - 1) is the exact noise added since time 0, so time 0 is clean data and
+    the SDE is the paper's (there x(0) is taken to carry sigma_min already).
 
     Args:
         sigma_min: sets the rate at time 0; > 0.

@@ -45,22 +45,22 @@ class DiscreteProcess(Process):
 
     def marginal(self, x_0: Tree, t: Time, condition: Condition | None = None) -> Categorical:
         """q(x_t | x_0), for ids or for rows of probabilities."""
-        probs = x_0 if x_0.is_floating_point() else one_hot(x_0, self.categories).to(torch.get_default_dtype())
+        probs = (
+            x_0 if x_0.is_floating_point() else one_hot(x_0, self.categories).to(torch.get_default_dtype())
+        )
         return Categorical(self._corrupted(probs, align(self.alpha(t), probs)).log())
 
     def bridge(
         self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None
     ) -> Categorical:
         """q(x_s | x_t, x_0), averaged over x_0 where it is a Posterior or rows of probabilities."""
-        probs = x_0.probs if isinstance(x_0, Posterior) else x_0
+        probs: Any = x_0.probs if isinstance(x_0, Posterior) else x_0
         if not probs.is_floating_point():
             probs = one_hot(probs, self.categories).to(torch.get_default_dtype())
         a_t, a_s = (align(self.alpha(v), probs) for v in (t, s))
         return Categorical(self._bridged(x_t, probs, a_t, a_s).log())
 
-    def kernel(
-        self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None
-    ) -> Categorical:
+    def kernel(self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None) -> Categorical:
         """q(x_s | x_t), s >= t."""
         probs = one_hot(x_t, self.states).to(torch.get_default_dtype())
         keep = align(self.alpha(s) / self.alpha(t), probs)
@@ -79,8 +79,9 @@ class DiscreteProcess(Process):
 
 
 class Absorbing(DiscreteProcess):
-    """Corrupted entries become the mask, id K, and stay so (Austin et al. 2021, 2107.03006; Sahoo et al. 2024,
-    2406.07524). The prior is a point mass: everything is masked."""
+    """Corrupted entries become the mask, id K, and stay so (Austin et al. 2021, 2107.03006; Sahoo et al.
+    2024, 2406.07524). The prior is a point mass: everything is masked.
+    """
 
     @property
     def states(self) -> int:
@@ -111,6 +112,7 @@ class Absorbing(DiscreteProcess):
 
     def _bridged(self, x_t: Tensor, probs: Tensor, a_t: Any, a_s: Any) -> Tensor:
         """A masked entry is revealed with probability (alpha_s - alpha_t) / (1 - alpha_t); others stay."""
+        reveal: Any
         if isinstance(a_t, Tensor):
             reveal = torch.where(a_s == a_t, 0.0, (a_s - a_t) / (1 - a_t))
         else:
@@ -121,8 +123,9 @@ class Absorbing(DiscreteProcess):
 
 
 class UniformNoise(DiscreteProcess):
-    """Corrupted entries become uniform over the K categories (Hoogeboom et al. 2021, 2102.05379; Austin et al.
-    2021, 2107.03006)."""
+    """Corrupted entries become uniform over the K categories (Hoogeboom et al. 2021, 2102.05379; Austin et
+    al. 2021, 2107.03006).
+    """
 
     def prior(self, like: Tree, condition: Condition | None = None) -> Categorical:
         """Uniform."""
@@ -145,4 +148,3 @@ class UniformNoise(DiscreteProcess):
         still = torch.as_tensor(a_t == a_s, device=probs.device)
         bridged = torch.where(still, here, bridged)
         return bridged / bridged.sum(-1, keepdim=True)
-

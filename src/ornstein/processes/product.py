@@ -25,8 +25,8 @@ class ProductProcess(Process):
     """Leaves noised independently: q(x_t | x_0) is the product of the leaves' laws. The leaves meet in the
     denoiser, which sees all of them and returns one posterior each.
 
-    Times are one number for all leaves or a dict with one per leaf, so that a leaf can be held at its own time
-    (clean, to condition on it; at 1, to leave it out).
+    Times are one number for all leaves or a dict with one per leaf, so that a leaf can be held at its own
+    time (clean, to condition on it; at 1, to leave it out).
 
     Args:
         parts: {leaf: process}.
@@ -48,9 +48,7 @@ class ProductProcess(Process):
         """Leaf by leaf."""
         return Product({k: p.marginal(x_0[k], leaf_time(t, k), condition) for k, p in self.parts.items()})
 
-    def bridge(
-        self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None
-    ) -> Product:
+    def bridge(self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None) -> Product:
         """Leaf by leaf."""
         return Product(
             {

@@ -17,8 +17,8 @@ __all__ = ["SDE"]
 class SDE(Process):
     """dx = drift(t, x) dt + diffusion(t, x) dW, in the Itô sense, stepped by Euler-Maruyama.
 
-    The step over (t, s) is N(x + drift (s - t), diffusion^2 |s - t|): of strong order 1/2, of weak order 1, and of
-    strong order 1 where the diffusion does not depend on x.
+    The step over (t, s) is N(x + drift (s - t), diffusion^2 |s - t|): of strong order 1/2, of weak order 1,
+    and of strong order 1 where the diffusion does not depend on x.
 
     Args:
         drift: f(t, x) -> like x.
@@ -37,9 +37,7 @@ class SDE(Process):
             raise TypeError(f"drift: expected a function f(t, x), got {drift!r}")
         self.drift, self.diffusion, self.fields = drift, diffusion, frozenset(fields)
 
-    def kernel(
-        self, x_t: Tree, t: Any, s: Any, condition: Condition | None = None
-    ) -> Gaussian:
+    def kernel(self, x_t: Tree, t: Any, s: Any, condition: Condition | None = None) -> Gaussian:
         """The Euler-Maruyama step."""
         extra = (condition,) if self.fields else ()
         mean = torch.add(x_t, self.drift(t, x_t, *extra), alpha=s - t)

@@ -26,8 +26,8 @@ __all__ = ["DDIM", "DDPM", "Ancestral", "Stochastic"]
 
 
 class Stochastic(Solver):
-    """The step of `AffineProcess.step` at a fixed stochasticity c: c = 0 follows the probability flow, c = 1 is the
-    ancestral step, and every c has the same marginals in the limit of small steps.
+    """The step of `AffineProcess.step` at a fixed stochasticity c: c = 0 follows the probability flow, c = 1
+    is the ancestral step, and every c has the same marginals in the limit of small steps.
 
     Args:
         stochasticity: c >= 0.
@@ -66,14 +66,17 @@ class DDIM(Solver):
 
 
 class Ancestral(Solver):
-    """x_s drawn from q(x_s | x_t, x_0), averaged over what the denoiser says of x_0. For any process with a bridge.
+    """x_s drawn from q(x_s | x_t, x_0), averaged over what the denoiser says of x_0. For any process with a
+    bridge.
 
-    On an affine process this is DDPM (Ho, Jain and Abbeel 2020, 2006.11239); on a discrete one the factorised reverse
-    step of 2107.03006, whose law differs from the data's by O(1 / steps) even with an exact denoiser.
+    On an affine process this is DDPM (Ho, Jain and Abbeel 2020, 2006.11239); on a discrete one the
+    factorised reverse step of 2107.03006, whose law differs from the data's by O(1 / steps) even with an
+    exact denoiser.
 
     Args:
-        variance: "bridge" keeps the bridge's variance, as DDPM does, which is short of the posterior's own; "posterior"
-            adds gain^2 Var(x_0 | x_t), and the marginals of Gaussian data are then exact at any number of steps.
+        variance: "bridge" keeps the bridge's variance, as DDPM does, which is short of the posterior's own;
+            "posterior" adds gain^2 Var(x_0 | x_t), and the marginals of Gaussian data are then exact at any
+            number of steps.
     """
 
     stochastic = True

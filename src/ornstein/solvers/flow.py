@@ -51,8 +51,9 @@ class Heun(Solver):
         predict   x' = x + h v(x, t)
         correct   x_s = x' + h/2 (v(x', s) - v(x, t))
 
-    The correction is an increment to the exposed x', so that what a guide did to it is kept. The step that ends
-    at time 0 where sigma = 0 is Euler's alone, since the velocity may be infinite there (as in 2206.00364).
+    The correction is an increment to the exposed x', so that what a guide did to it is kept. The step that
+    ends at time 0 where sigma = 0 is Euler's alone, since the velocity may be infinite there (as in
+    2206.00364).
     """
 
     order = 2

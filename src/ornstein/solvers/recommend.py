@@ -53,8 +53,8 @@ def sample(
         solver: default `recommended(model.process)`.
         grid: a `TimeGrid`, "log-snr", "karras", "uniform", or None for what suits the process.
         seed: an integer, one for every sample, or a `Noise`.
-        given: leaves of a tree state that are known, {leaf: clean values}: they are held at time 0, and the others
-            are drawn given them.
+        given: leaves of a tree state that are known, {leaf: clean values}: they are held at time 0, and the
+            others are drawn given them.
         **condition: condition fields, such as label=7.
 
     Raises:
@@ -88,4 +88,3 @@ def _expanded(value: Any, like: Tensor, name: str) -> Tensor:
     if value.shape != like.shape:
         raise ValueError(f"given[{name!r}]: shape {tuple(value.shape)}, expected {tuple(like.shape)}")
     return value
-
