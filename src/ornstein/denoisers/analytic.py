@@ -108,12 +108,12 @@ class MixtureDenoiser(Denoiser):
         level, flat = self.process.at(t), x.flatten(1).unsqueeze(1)
         alpha, sigma = (align(v, flat) for v in (level.alpha, level.sigma))
         gap = flat - alpha * self.means
-        turned = (gap.unsqueeze(-2) @ self.vectors).squeeze(-2)
+        turned = torch.einsum("bkd,kde->bke", gap, self.vectors)
         tiny = torch.finfo(x.dtype).tiny ** 0.5
         return alpha, turned, (alpha**2 * self.values + sigma**2).clamp(min=tiny)
 
     def _back(self, turned: Tensor) -> Tensor:
-        return (self.vectors @ turned.unsqueeze(-1)).squeeze(-1)
+        return torch.einsum("bke,kde->bkd", turned, self.vectors)
 
     def _log_joint(self, turned: Tensor, spread: Tensor, condition: Condition | None) -> Tensor:
         log_p = -0.5 * (turned**2 / spread + (2 * math.pi * spread).log()).sum(-1) + self.log_weights

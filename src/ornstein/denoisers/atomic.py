@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 __all__ = ["write_file", "write_files", "write_folder"]
@@ -40,9 +40,9 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             _write_synced(part, files[name])
     except BaseException as error:
         for part in staged.values():
-            part.unlink(missing_ok=True)
+            _removed(part.unlink)
         for made in missing:
-            _remove_if_empty(made)
+            _removed(made.rmdir)
         raise _explained(error, folder, files) from error
     for name, part in staged.items():
         os.replace(part, folder / name)
@@ -93,9 +93,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _remove_if_empty(folder: Path) -> None:
+def _removed(remove: Callable[[], None]) -> None:
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        remove()
 
 
 def _explained(error: BaseException, folder: Path, files: Mapping[str, bytes]) -> BaseException:

@@ -192,7 +192,7 @@ def _read_folder(folder: Path, weights: str) -> Denoiser:
     try:
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and lost at once
             denoiser = build(config["denoiser"])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{folder / CONFIG}: {error}") from error
     if not isinstance(denoiser, Denoiser):
         raise ValueError(f"{folder / CONFIG}: describes a {type(denoiser).__name__}, expected a denoiser")

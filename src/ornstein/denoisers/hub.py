@@ -26,11 +26,11 @@ class HubModel(ModelHubMixin, library_name="ornstein", tags=["ornstein", "diffus
     before it writes a new one, so that a full disk would destroy a saved model.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
-        self.denoiser = denoiser
+    def __init__(self, model: Denoiser) -> None:  # no name of the config's: the mixin would fill it in
+        self.model = model
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        save_model(self.denoiser, save_directory)
+        save_model(self.model, save_directory)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, weights: str = "ema", **options: Any) -> HubModel:
@@ -47,7 +47,7 @@ class HubModel(ModelHubMixin, library_name="ornstein", tags=["ornstein", "diffus
             OSError: the hub cannot be reached and the model is not in the cache.
         """
         try:
-            return cls.from_pretrained(name, weights=weights, **options).denoiser
+            return cls.from_pretrained(name, weights=weights, **options).model
         except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
             raise ValueError(f"model {name!r}: not on the hub ({error}); accepted is {ACCEPTED}") from error
         except OSError as error:

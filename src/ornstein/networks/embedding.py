@@ -1,0 +1,130 @@
+"""What enters a network beside its state (the level, labels, token ids), as vectors."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ornstein.core import Condition
+
+__all__ = ["Conditioning", "LabelEmbedding", "LevelEmbedding", "TokenEmbedding", "sinusoid"]
+
+LEVEL_LIMIT = 20.0
+SLOWEST, FASTEST = 0.1, 5.0  # radians a unit of level
+
+
+def sinusoid(level: Tensor, width: int) -> Tensor:
+    """Cosines and sines of a level at geometric frequencies between 0.1 and 5 radians a unit.
+
+    The slowest is monotone over the usual range of [-10, 10] (half log-SNR or log-odds); the fastest is
+    slow enough for a network to be smooth in the level, on which high-order solvers rely. Levels beyond
+    -20 and 20 are read as -20 and 20, so that infinite ones (pure noise, pure data) are legal.
+
+    Args:
+        level: (B,) floats.
+        width: an even number of features.
+
+    Returns:
+        (B, width), in float32 or in the level's own precision if that is higher.
+    """
+    level = level.to(torch.promote_types(level.dtype, torch.float32)).clamp(-LEVEL_LIMIT, LEVEL_LIMIT)
+    exponents = torch.linspace(
+        math.log(SLOWEST), math.log(FASTEST), width // 2, dtype=level.dtype, device=level.device
+    )
+    angles = level[..., None] * exponents.exp()
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class LevelEmbedding(nn.Module):
+    """A noise level as a vector: W_2 silu(W_1 sinusoid(level)); (B,) -> (B, width)."""
+
+    def __init__(self, width: int, features: int = 64) -> None:
+        super().__init__()
+        self.features = features
+        self.inner = nn.Linear(features, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, level: Tensor) -> Tensor:
+        """(B,) -> (B, width)."""
+        waves = sinusoid(level, self.features).to(self.inner.weight.dtype)
+        return self.outer(F.silu(self.inner(waves)))
+
+
+class TokenEmbedding(nn.Embedding):
+    """Vectors of `vocabulary` tokens, for ids or for soft rows.
+
+    Ids (...) give rows of the table; soft rows (..., vocabulary) give weighted sums of them, so that one-hot
+    rows equal ids, and gradients with respect to the rows exist.
+    """
+
+    def __init__(self, vocabulary: int, width: int) -> None:
+        super().__init__(vocabulary, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(...) integers or (..., vocabulary) floats -> (..., width).
+
+        Raises:
+            ValueError: soft rows of another length.
+            IndexError: an id outside 0..vocabulary-1.
+        """
+        if not tokens.is_floating_point():
+            return super().forward(tokens)
+        if tokens.shape[-1:] != (self.num_embeddings,):
+            raise ValueError(
+                f"soft rows: expected {self.num_embeddings} weights in the last axis, got shape "
+                f"{tuple(tokens.shape)} of {tokens.dtype}; ids are integers"
+            )
+        return tokens.to(self.weight.dtype) @ self.weight
+
+
+class LabelEmbedding(nn.Module):
+    """A class label as a vector, with a learned vector for "no label".
+
+    Row i is the vector of `condition["label"][i]` where `condition.present["label"][i]`, and the null
+    vector elsewhere; without the field, or without a condition, every row is null. Labels are ids (B,) in
+    0..labels-1, or soft rows (B, labels).
+    """
+
+    def __init__(self, labels: int, width: int) -> None:
+        super().__init__()
+        self.table = TokenEmbedding(labels, width)
+        self.null = nn.Parameter(torch.randn(width))
+
+    def forward(self, condition: Condition | None, batch: int) -> Tensor:
+        """(B, width) for a batch of `batch` samples."""
+        if condition is None or "label" not in condition:
+            return self.null.expand(batch, -1)
+        present = condition.present["label"]
+        return torch.where(present[:, None], self.table(condition["label"]), self.null)
+
+
+class Conditioning(nn.Module):
+    """The one vector that modulates a network: level embedding + label embedding.
+
+    A network with more to say (a second level, say) adds its own vectors to the result.
+
+    Args:
+        width: features of the vector.
+        labels: number of class labels, or None.
+    """
+
+    def __init__(self, width: int, labels: int | None = None) -> None:
+        super().__init__()
+        self.width = width
+        self.level = LevelEmbedding(width)
+        self.label = None if labels is None else LabelEmbedding(labels, width)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the condition fields that it reads: {"label"} or none."""
+        return frozenset() if self.label is None else frozenset({"label"})
+
+    def forward(self, level: Tensor, condition: Condition | None = None) -> Tensor:
+        """(B,) levels -> (B, width)."""
+        c = self.level(level)
+        return c if self.label is None else c + self.label(condition, len(c))
