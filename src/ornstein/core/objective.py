@@ -32,8 +32,8 @@ class Losses(NamedTuple):
 class Objective(Module):
     """objective(model, batch, noise) -> Losses.
 
-    A batch is a record: `x_0` (a tree), `condition` (or None), and where they exist `t` (the item's own noise
-    level), `weight` (B,), `group`. `references` are frozen or averaged networks: neither optimised nor saved.
+    A batch is a record: `x_0` (a tree), `condition` (or None), and where they exist `time` (to evaluate the
+    loss at, in place of drawn times) and `weight` (B,). `references` are frozen or averaged networks: neither optimised nor saved.
     """
 
     references: Sequence[nn.Module] = ()

@@ -6,6 +6,7 @@ mean = a x + b D + sum_i past_i memory_i + c y,        D the posterior mean, y t
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -142,8 +143,8 @@ class Solver:
         return Gaussian(mean, row.scale, self.process.space, row.b), memory
 
     def __repr__(self) -> str:
-        named = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if k != "process")
-        return f"{type(self).__name__}({named})"
+        given = [k for k in inspect.signature(type(self)).parameters if k in vars(self)]
+        return f"{type(self).__name__}({', '.join(f'{k}={getattr(self, k)!r}' for k in given)})"
 
 
 class Forward(Solver):

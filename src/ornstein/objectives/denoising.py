@@ -82,7 +82,7 @@ class Denoising(Objective):
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The losses of one batch."""
         x_0, condition = batch["x_0"], batch.get("condition")
-        t = batch["t"] if batch.get("t") is not None else self.times(model.process, x_0, noise)
+        t = batch["time"] if batch.get("time") is not None else self.times(model.process, x_0, noise)
         x_t = model.process.marginal(x_0, t, condition).sample(noise.fold("state"))
         if condition and self.drop:
             dropped = noise.fold("drop").uniform(_column(x_0)).squeeze(1) < self.drop
