@@ -1,0 +1,143 @@
+"""From a configuration and a data set to a denoiser and an objective; what is not said follows from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from ornstein.core import Denoiser, Objective, Process, leaves
+from ornstein.denoisers import NetworkDenoiser
+
+from .classes import accepted, made, named, parameters
+from .config import Config, Part, layered
+
+__all__ = ["Assembled", "assemble", "scale_of"]
+
+_SEEN = 1024  # samples whose size sets the scale
+_COARSEST = 4  # pixels a side at a U-Net's deepest level
+
+
+class Assembled(NamedTuple):
+    """A model ready to be trained, and the configuration with everything in it said."""
+
+    denoiser: Denoiser
+    objective: Objective
+    config: dict[str, Any]
+
+
+def assemble(config: Config, dataset: Any) -> Assembled:
+    """Build what the configuration describes.
+
+    Raises:
+        ValueError: unknown classes or arguments (with the nearest name), values of the wrong type or range, pieces
+            that cannot work together, and data that no network is the default for.
+    """
+    parts = {"process": _process_part(config.process, dataset)}
+    process = made("processes", parts["process"])
+    parts["network"] = _network_part(config.network, dataset, process)
+    parts["objective"] = _filled("objectives", config.objective, {"class": "Denoising"}, {})
+    objective = made("objectives", parts["objective"])
+    said = {
+        "prediction": config.prediction or _prediction(process),
+        "scale": config.scale or scale_of(dataset),
+    }
+    options: dict[str, Any] = {k: v for k, v in said.items() if v is not None}
+    training = config.training.model_dump()
+    torch.manual_seed(training["seed"])
+    network = made("networks", parts["network"])
+    denoiser = NetworkDenoiser(network, process, shape=dataset.shape, **options)
+    record = {"data": config.data.model_dump(), **parts, **options, "training": training}
+    return Assembled(denoiser, objective, record)
+
+
+def _filled(room: str, part: Part, own: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given, over the default of these data where the class is the same, over what the data settle."""
+    cls = named(room, part.name or own["class"])
+    settled = {k: v for k, v in facts.items() if k in parameters(cls) and v is not None}
+    default = own if cls.__name__ == own["class"] else {}
+    return {**layered({**settled, **default}, part.arguments), "class": cls.__name__}
+
+
+# ----------------------------------------------------------------------------- what the data say
+
+
+def _process_part(part: Part, dataset: Any) -> dict[str, Any]:
+    if isinstance(dataset.shape, dict):
+        leaves_ = {k: _leaf_process(dataset.categories[k]) for k in dataset.shape}
+        return _filled("processes", part, {"class": "ProductProcess", "parts": leaves_}, {})
+    facts = {"categories": dataset.categories}
+    return _filled("processes", part, _leaf_process(dataset.categories), facts)
+
+
+def _leaf_process(categories: int | None) -> dict[str, Any]:
+    if categories is None:
+        return {"class": "VariancePreserving", "schedule": "cosine"}
+    return {"class": "Absorbing", "categories": categories}
+
+
+def _network_part(part: Part, dataset: Any, process: Process) -> dict[str, Any]:
+    own = part.name or _network_for(dataset)
+    facts = _tree_facts(dataset) if isinstance(dataset.shape, dict) else _facts(dataset, process)
+    return _filled("networks", part, {"class": own}, facts)
+
+
+def _network_for(dataset: Any) -> str:
+    shape, discrete = dataset.shape, dataset.categories is not None
+    if isinstance(shape, dict):
+        if set(shape) == {"image", "label"}:
+            return "JointUNet"
+    elif discrete and len(shape) == 1:
+        return "SequenceTransformer"
+    elif not discrete and len(shape) in (2, 3, 4):
+        return "UNet"
+    kind = "discrete" if discrete else "continuous"
+    raise ValueError(
+        f"network.class: no network is the default for {kind} samples of shape {shape}, only for signals (C, L), "
+        f"images (C, H, W), volumes (C, D, H, W), sequences of ids (L,) and images with labels; give one of "
+        f"{', '.join(map(repr, accepted('networks')))}"
+    )
+
+
+def _facts(dataset: Any, process: Process) -> dict[str, Any]:
+    """Arguments of networks, by the names that all networks use, that the data settle."""
+    labels = len(dataset.classes) or None
+    if dataset.categories is None:
+        return {"labels": labels, **_image_facts(dataset.shape)}
+    vocabulary = getattr(process, "states", dataset.categories)
+    return {
+        "labels": labels, "outputs": dataset.categories, "vocabulary": vocabulary, "length": dataset.shape[0],
+    }  # fmt: skip
+
+
+def _tree_facts(dataset: Any) -> dict[str, Any]:
+    counts = [c for c in dataset.categories.values() if c is not None]
+    shapes = [s for k, s in dataset.shape.items() if dataset.categories[k] is None]
+    return {**_image_facts(shapes[0]), "classes": counts[0]} if shapes and counts else {}
+
+
+def _image_facts(shape: tuple[int, ...]) -> dict[str, Any]:
+    channels, *sides = shape
+    if max(sides, default=0) <= 8:  # there a level at 2x2 is worth its time
+        return {"channels": channels, "dims": len(sides), "multipliers": [1, 2, 3]}
+    levels = 1
+    while levels < 4 and min(sides) // 2**levels >= _COARSEST:
+        levels += 1
+    return {"channels": channels, "dims": len(sides), "multipliers": list(range(1, levels + 1))}
+
+
+def _prediction(process: Process) -> str | None:
+    parts = getattr(process, "parts", {"": process}).values()
+    return None if all(p.discrete for p in parts) else "edm"
+
+
+def scale_of(dataset: Any) -> float | None:
+    """Root-mean-square of the entries of continuous leaves, of samples of the training split; None without any."""
+    count = min(len(dataset.train), _SEEN)
+    chosen = torch.arange(count) * len(dataset.train) // max(count, 1)
+    seen = [x.double() for x in leaves(dataset.train.batch(chosen)["x_0"]) if x.is_floating_point()]
+    if not seen:
+        return None
+    total, entries = sum(float((x**2).sum()) for x in seen), sum(x.numel() for x in seen)
+    return max(round((total / entries) ** 0.5, 3), 1e-3)

@@ -1,0 +1,149 @@
+"""`ornstein info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .application import app, examples
+
+__all__ = ["info"]
+
+
+@app.command(
+    epilog=examples(
+        ("ornstein info digits", "the model that ships, and the data set of that name"),
+        ("ornstein info runs/first", "how far the run is, and its model"),
+        ("ornstein info photos/ --set size=32", "what a folder holds, before training on it"),
+    )
+)
+def info(
+    name: Annotated[
+        str, typer.Argument(help="A model, a run folder, or data: whatever other commands take.")
+    ],
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Option of the data's loader.")
+    ] = None,
+) -> None:
+    """Say what a model, a run or a data set is."""
+    from ornstein.data.load import BUILT_IN
+    from ornstein.zoo import models
+
+    path = Path(name)
+    is_run = (path / "config.yaml").is_file()
+    is_model = name in models() or any((path / p / "config.json").is_file() for p in ("", "model"))
+    if is_run:
+        _run(path)
+    if is_model:
+        _model(name)
+    if name in BUILT_IN or not (is_run or is_model):
+        _data(name, set_ or [])
+
+
+def _model(name: str) -> None:
+    from ornstein.zoo import card, data_of, folder_of, load
+
+    from .screen import columns, facts
+
+    denoiser = load(name)
+    folder = folder_of(name) or Path(name)
+    inner = folder / "model" if (folder / "model").is_dir() else folder
+    network, process = (getattr(denoiser, part, None) for part in ("network", "process"))
+    rows: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in denoiser.parameters()),
+        "network": _spoken(network),
+        "process": _spoken(process),
+        "prediction": getattr(denoiser, "prediction", None),
+        "condition": ", ".join(sorted(denoiser.fields)) or "none",
+        "shape": denoiser.shape,
+        "weights": _weights(inner),
+        "trained on": data_of(name),
+        "folder": inner,
+    }
+    told = card(name)
+    said = {k: v for k, v in told.items() if k not in ("name", "data", "parameters", "measured", "held_out")}
+    facts(f"model {name}", {**rows, **said})
+    if told.get("measured"):
+        measures = [
+            (k, _interval(v["samples"]), _interval(v["reference"])) for k, v in told["measured"].items()
+        ]
+        columns(
+            "measured, with the reference of training data", ("measure", "samples", "reference"), measures
+        )
+
+
+def _interval(estimate: dict[str, float] | None) -> str:
+    return f"{estimate['value']:.4g} [{estimate['low']:.4g}, {estimate['high']:.4g}]" if estimate else ""
+
+
+def _weights(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if config.get("weights") != "ema":
+        return "as trained"
+    raw = "; raw ones beside" if (folder / "model_raw.safetensors").is_file() else ""
+    return f"moving average (EMA) of training{raw}"
+
+
+def _spoken(module: Any) -> str | None:
+    """Class and arguments."""
+    if module is None:
+        return None
+    if hasattr(module, "parts"):
+        return ", ".join(f"{k}: {_spoken(p)}" for k, p in module.parts.items())
+    arguments = getattr(module, "_arguments", {})
+    return f"{type(module).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+
+
+def _run(path: Path) -> None:
+    from ornstein.training import Checkpoints, Run
+
+    from .config import parsed
+    from .screen import facts
+
+    said, run = parsed(path), Run(path)
+    lines, steps = run.metrics, Checkpoints(path / "checkpoints").steps()
+    last = lines[-1] if lines else {}
+    losses = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+    speeds = [line["items_per_second"] for line in run.timing if line["items_per_second"]]
+    facts(
+        f"run {path}",
+        {
+            "steps": f"{last.get('step', 0):,} of {said['training']['steps']:,}",
+            "checkpoints": ", ".join(map(str, steps)) or "none",
+            "loss": _short(last.get("loss")),
+            "held-out loss": _short(losses[-1] if losses else None),
+            "samples/s": round(sum(speeds) / len(speeds)) if speeds else None,
+            "skipped steps": last.get("skipped"),
+            "batch": said["training"]["batch"],
+            "learning rate": said["training"]["learning_rate"],
+        },
+    )
+
+
+def _short(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4g}"
+
+
+def _data(name: str, options: list[str]) -> None:
+    from ornstein.data import load
+
+    from .assembly import scale_of
+    from .config import overrides
+    from .screen import facts
+
+    dataset = load(name, **overrides(options))
+    facts(
+        f"data {dataset.name}",
+        {
+            "to train on": len(dataset.train),
+            "held out": len(dataset.held_out),
+            "shape": dataset.shape,
+            "classes": ", ".join(dataset.classes) or None,
+            "categories": dataset.categories,
+            "fields": ", ".join(dataset.train.fields) or "none",
+            "root-mean-square": scale_of(dataset),
+        },
+    )

@@ -1,0 +1,211 @@
+"""How good a model's samples are: every number with its interval, and beside it the same number of training data.
+
+What a distance between two finite sets means is told by the reference: training samples, as many as were
+generated, against the same held-out samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ornstein import metrics
+from ornstein.core import Denoiser, Tree
+from ornstein.metrics import Estimate
+from ornstein.objectives import Denoising
+from ornstein.training.evaluation import HeldOut
+
+__all__ = ["Measured", "Row", "Seen", "alike", "measure"]
+
+_BATCH = 256  # held-out samples evaluated at a time
+_MOST = 1000  # samples measured, unless asked otherwise
+_TRAINING = 10_000  # training samples among which nearest neighbours are sought
+
+
+class Row(NamedTuple):
+    """One measurement of the samples, and its reference: the same of training data in their place (of held-out data
+    for the class accuracy); `best` is "low", "high" or "near 1".
+    """
+
+    name: str
+    samples: Estimate
+    reference: Estimate | None
+    best: str
+
+
+@dataclass
+class Measured:
+    """All that was measured of a model.
+
+    Attributes:
+        count: samples generated.
+        rows: measurements.
+        clock: what `edges` are of.
+        edges: of the bins of the noise level, from noisy to clean.
+        losses: held-out loss in every bin.
+        duplicates: samples that equal a training sample; None where that says nothing.
+    """
+
+    count: int
+    rows: list[Row] = field(default_factory=list)
+    clock: str = ""
+    edges: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    duplicates: int | None = None
+
+    def row(self, name: str) -> Row | None:
+        """The measurement of that name, if it was made."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        rows = {
+            row.name: {
+                "samples": row.samples._asdict(),
+                "reference": row.reference._asdict() if row.reference else None,
+            }
+            for row in self.rows
+        }
+        levels = {"clock": self.clock, "edges": self.edges, "loss": self.losses}
+        return {"samples": self.count, "measured": rows, "duplicates": self.duplicates, "held_out": levels}
+
+
+class Seen(NamedTuple):
+    """Samples as they are compared: states (N, ...), class labels (N,) where there are any, and whether these were
+    asked for rather than drawn.
+    """
+
+    x: Tensor
+    labels: Tensor | None
+    asked: bool = False
+
+    @classmethod
+    def of(cls, x_0: Tree, fields: dict[str, Tensor], asked: bool = False) -> Seen:
+        """Of a batch: of a tree state, the image and its label."""
+        if isinstance(x_0, dict):
+            return cls(x_0["image"], x_0.get("label"))
+        return cls(x_0, fields.get("label"), asked)
+
+
+def measure(
+    model: Denoiser, data: Any, draw: Callable[..., Tree], count: int | None = None, seed: int = 0
+) -> Measured:
+    """Measure a model on held-out data.
+
+    Args:
+        model: a denoiser.
+        data: the data set that it was trained on.
+        draw: (count, condition fields) -> samples, such as a `Draw`.
+        count: how many samples; by default as many as are held out, at most 1,000.
+        seed: of the training samples chosen as reference.
+
+    Raises:
+        ValueError: nothing is held out.
+    """
+    if len(data.held_out) < 2:
+        raise ValueError(f"data: {data.name!r} holds out {len(data.held_out)} samples, at least 2 are needed")
+    count = min(len(data.held_out), _MOST) if count is None else count
+    held_out = _spread(data.held_out, max(count, min(len(data.held_out), _MOST)))
+    found = Measured(count)
+    fields = _wanted(model, held_out, count)
+    _by_level(found, model, data)
+    samples = Seen.of(draw(count, fields), {k: torch.tensor(v) for k, v in fields.items()}, bool(fields))
+    if held_out.x.is_floating_point():
+        _of_states(found, data, samples, held_out, seed)
+    else:
+        _of_sequences(found, data, samples.x, seed)
+    return found
+
+
+def _wanted(model: Denoiser, held_out: Seen, count: int) -> dict[str, Any]:
+    """Labels as the held-out samples have them, where the model reads them."""
+    if "label" not in model.fields or held_out.labels is None:
+        return {}
+    return {"label": held_out.labels[torch.arange(count) % len(held_out.x)].tolist()}
+
+
+def _spread(split: Any, count: int) -> Seen:
+    count = min(count, len(split))
+    batch = split.batch(torch.arange(count) * len(split) // count)
+    return Seen.of(batch["x_0"], batch["fields"])
+
+
+def _by_level(found: Measured, model: Denoiser, data: Any) -> None:
+    accepted = model.fields | model.process.fields
+    held = HeldOut(data.held_out, Denoising(drop=0.0), model.process, accepted, torch.device("cpu"), _BATCH)
+    found.clock, found.edges, found.losses = held.clock, held.edges, held.losses(model)
+
+
+def _of_states(found: Measured, data: Any, samples: Seen, held_out: Seen, seed: int) -> None:
+    train = _spread(data.train, _TRAINING)
+    sets = (samples, alike(train, samples, seed), held_out)
+    classifier = _classifier(data)
+    if classifier is not None:
+        features = [s._replace(x=metrics.classifier_features(classifier, s.x)) for s in sets]
+        found.rows.append(
+            _distance("Fréchet distance (classifier features)", metrics.frechet_distance, *features)
+        )
+    found.rows.append(_distance("energy distance", metrics.energy_distance, *sets))
+    found.rows.append(_distance("sliced Wasserstein", metrics.sliced_wasserstein, *sets))
+    if classifier is not None and samples.labels is not None and held_out.labels is not None:
+        score = metrics.class_accuracy(classifier, samples.x, samples.labels)
+        reference = metrics.class_accuracy(classifier, held_out.x, held_out.labels)
+        found.rows.append(Row("class accuracy", score, reference, "high"))
+    near = metrics.nearest_training_distance(samples.x, train.x, held_out.x)
+    found.duplicates = near.duplicates
+    found.rows.append(Row("nearest training distance over that of held-out data", near.ratio, None, "near 1"))
+
+
+def _distance(
+    name: str, distance: Callable[..., Estimate], samples: Seen, train: Seen, held_out: Seen
+) -> Row:
+    """Of samples and of training data from held-out data; resampled within classes where these were asked for."""
+    own, reference = (distance(s.x, held_out.x, strata=_strata(s, held_out)) for s in (samples, train))
+    return Row(name, own, reference, "low")
+
+
+def _strata(samples: Seen, held_out: Seen) -> tuple[Tensor, Tensor] | None:
+    if not samples.asked or samples.labels is None or held_out.labels is None:
+        return None
+    return samples.labels, held_out.labels
+
+
+def alike(train: Seen, samples: Seen, seed: int) -> Seen:
+    """As many training samples as there are generated ones, of the same classes."""
+    order = torch.randperm(len(train.x), generator=torch.Generator().manual_seed(seed))
+    if train.labels is None or samples.labels is None:
+        rows = order[torch.arange(len(samples.x)) % len(order)]
+        return Seen(train.x[rows], None)
+    rows = torch.empty(len(samples.x), dtype=torch.long)
+    for label in samples.labels.unique():
+        wanted, members = samples.labels == label, order[train.labels[order] == label]
+        pool = members if len(members) else order
+        rows[wanted] = pool[torch.arange(int(wanted.sum())) % len(pool)]
+    return Seen(train.x[rows], train.labels[rows], samples.asked)
+
+
+def _classifier(data: Any) -> Any:
+    """The shipped classifier of these data, None where there is none."""
+    try:
+        return metrics.load_classifier(str(data.name).removesuffix("-joint"))
+    except ValueError:
+        return None
+
+
+def _of_sequences(found: Measured, data: Any, ids: Tensor, seed: int) -> None:
+    train, held_out = (data.decode(split.x_0) for split in (data.train, data.held_out))
+    if not isinstance(train, list):
+        raise ValueError(f"data: no measure for discrete data that are not words, got {data.name!r}")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: len(ids)].tolist()
+    own, reference = (
+        metrics.word_score(words, train, held_out) for words in (data.decode(ids), [train[i] for i in order])
+    )
+    found.rows += [
+        Row("words of the list", own.valid, reference.valid, "high"),
+        Row("words never trained on", own.novel, reference.novel, "high"),
+        Row(f"{own.order}-gram distance to held-out words", own.divergence, reference.divergence, "low"),
+    ]
