@@ -38,7 +38,7 @@ types: $(INSTALLED) ## Types; core/ strictly.
 	$(BIN)/mypy
 
 imports: $(INSTALLED) ## The order of the rooms.
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 check: $(INSTALLED) ## The tests alone.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2

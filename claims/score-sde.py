@@ -27,7 +27,9 @@ def mixture(process: processes.VariancePreserving) -> denoisers.MixtureDenoiser:
     by_class = [scans[labels == k] for k in range(10)]
     covariances = torch.stack([x.T.cov() + 0.01 * torch.eye(64, dtype=torch.float64) for x in by_class])
     weights = torch.tensor([float(len(x)) for x in by_class])
-    return denoisers.MixtureDenoiser(weights, torch.stack([x.mean(0) for x in by_class]), covariances, process)
+    return denoisers.MixtureDenoiser(
+        weights, torch.stack([x.mean(0) for x in by_class]), covariances, process
+    )
 
 
 def distance(x: Tensor, y: Tensor) -> float:
@@ -38,9 +40,9 @@ def distance(x: Tensor, y: Tensor) -> float:
 class ScoreSDE(Claim):
     slug = "score-sde"
     statement = (
-        "The probability-flow ODE (DPM-Solver++(2M)) and the reverse SDE (ancestral steps) reach the same marginals: the "
-        f"energy distance between their samples is under {SHARE:.0%} of the error of {COARSE} ancestral steps, on an "
-        "exact mixture fitted to digits and with the trained digits model"
+        "The probability-flow ODE (DPM-Solver++(2M)) and the reverse SDE (ancestral steps) reach the same "
+        "marginals, on an exact mixture fitted to digits and with the trained digits model: the energy distance "
+        f"between their samples is under {SHARE:.0%} of the error of {COARSE} ancestral steps"
     )
     baseline = (
         f"fresh draws of the exact mixture (distance 0 in expectation), and {COARSE} ancestral steps as the error that "
@@ -88,13 +90,19 @@ class ScoreSDE(Claim):
         if not seen:
             return Verdict("not reproduced", "the control's own error is not seen, so the test says nothing")
         if exact and learned:
-            return Verdict("partly", "equal marginals hold; predictor-corrector and likelihood are not measured yet")
+            return Verdict(
+                "partly", "equal marginals hold; predictor-corrector and likelihood are not measured yet"
+            )
         if exact:
-            return Verdict("partly", "equal marginals hold for the exact score, not within the bound for the network")
+            return Verdict(
+                "partly", "equal marginals hold for the exact score, not within the bound for the network"
+            )
         return Verdict("not reproduced", "ODE and SDE differ by more than the bound on the exact mixture")
 
 
-def _samples(model: denoisers.MixtureDenoiser, n: int, steps: int, seed: int, **condition: Tensor) -> list[Tensor]:
+def _samples(
+    model: denoisers.MixtureDenoiser, n: int, steps: int, seed: int, **condition: Tensor
+) -> list[Tensor]:
     runs = ((solvers.DPMSolverPP(), steps), (solvers.Ancestral(), steps), (solvers.Ancestral(), COARSE))
     return [
         orn.sample(model, n, steps=count, solver=solver, seed=1000 * seed + i, **condition)

@@ -85,8 +85,7 @@ def test_code_can_be_imported() -> None:
 def test_verdicts_are_those_of_the_recorded_results() -> None:
     listed = {entry.slug: entry.verdict for entry in papers() if entry.verdict}
     recorded = {
-        path.stem: json.loads(path.read_text(encoding="utf-8"))["verdict"]
-        for path in RESULTS.glob("*.json")
+        path.stem: json.loads(path.read_text(encoding="utf-8"))["verdict"] for path in RESULTS.glob("*.json")
     }
     assert listed == {slug: verdict for slug, verdict in recorded.items() if verdict in VERDICTS}
 

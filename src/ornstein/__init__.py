@@ -1,8 +1,8 @@
 """ornstein: stochastic processes that are simulated, learned, reversed, steered and inspected.
 
-    import ornstein as orn
-    model = orn.load("digits")
-    images = orn.sample(model, 16, steps=10, seed=0, label=7)
+import ornstein as orn
+model = orn.load("digits")
+images = orn.sample(model, 16, steps=10, seed=0, label=7)
 """
 
 from __future__ import annotations
@@ -14,8 +14,24 @@ __version__ = "0.1.0"
 
 # Names are loaded when first asked for, so that `import ornstein` costs no more than torch.
 _ROOMS = (
-    "alignment", "conditions", "core", "data", "denoisers", "diagnostics", "guides", "interop", "metrics",
-    "networks", "objectives", "papers", "processes", "rewards", "solvers", "spaces", "training", "zoo",
+    "alignment",
+    "conditions",
+    "core",
+    "data",
+    "denoisers",
+    "diagnostics",
+    "guides",
+    "interop",
+    "metrics",
+    "networks",
+    "objectives",
+    "papers",
+    "processes",
+    "rewards",
+    "solvers",
+    "spaces",
+    "training",
+    "zoo",
 )
 _NAMES = {
     "Condition": "core",
@@ -35,8 +51,6 @@ if TYPE_CHECKING:
     from .solvers import sample
     from .training import fit
     from .zoo import load
-
-
 
 
 def __getattr__(name: str) -> Any:

@@ -144,9 +144,7 @@ def _shipped() -> tuple[Paper, ...]:
     return read(resources.files(__package__).joinpath("papers.toml").read_text(encoding="utf-8"))
 
 
-def papers(
-    *, family: str | None = None, status: str | None = None, role: str | None = None
-) -> list[Paper]:
+def papers(*, family: str | None = None, status: str | None = None, role: str | None = None) -> list[Paper]:
     """The papers, all or those of a family, status and role, in the list's order.
 
     Raises:

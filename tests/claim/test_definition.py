@@ -20,9 +20,7 @@ def test_a_claim_must_measure_and_judge() -> None:
     class Half(Claim):
         slug, statement, baseline, effects = "score-sde", "S.", "B.", ()
 
-        def measure(
-            self, budget: str, seed: int, progress: Callable[..., None]
-        ) -> dict[str, float]:
+        def measure(self, budget: str, seed: int, progress: Callable[..., None]) -> dict[str, float]:
             return {}
 
     with pytest.raises(TypeError, match="judge"):
@@ -30,9 +28,7 @@ def test_a_claim_must_measure_and_judge() -> None:
 
 
 def test_other_verdicts_and_silent_ones_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown verdict 'reproducd'\. Did you mean 'reproduced'"
-    ):
+    with pytest.raises(ValueError, match=r"unknown verdict 'reproducd'\. Did you mean 'reproduced'"):
         Verdict("reproducd", "because")
     with pytest.raises(ValueError, match="reason of verdict 'partly' is empty"):
         Verdict("partly", " ")
@@ -45,9 +41,7 @@ def test_a_smoke_run_is_never_evidence(run: Run, saved: Saved) -> None:
     assert "smoke: not evidence" in text
 
 
-def test_a_quick_run_with_an_interval_is_judged_by_its_rule(
-    toy: str, write: Write, run: Run
-) -> None:
+def test_a_quick_run_with_an_interval_is_judged_by_its_rule(toy: str, write: Write, run: Run) -> None:
     result, text = run("score-sde", "quick")
     assert result.verdict == "reproduced"
     assert 0.5 < result.effects["gain"]["low"] < result.effects["gain"]["high"] < 1.5

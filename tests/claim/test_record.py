@@ -68,9 +68,7 @@ def test_the_record_says_all_that_is_needed(run: Run, saved: Saved) -> None:
     assert record["seconds"] >= 0
 
 
-def test_the_record_does_not_name_the_host(
-    monkeypatch: pytest.MonkeyPatch, run: Run, saved: Saved
-) -> None:
+def test_the_record_does_not_name_the_host(monkeypatch: pytest.MonkeyPatch, run: Run, saved: Saved) -> None:
     uname = platform.uname()._replace(node="a-secret-host")
     monkeypatch.setattr(platform, "uname", lambda: uname)
     run("score-sde", "smoke")
@@ -93,9 +91,7 @@ def test_a_record_is_whole_or_the_old_one(
     assert [path.name for path in (checkout / "claims" / "results").iterdir()] == ["score-sde.json"]
 
 
-def test_the_record_is_replaced_in_one_move(
-    monkeypatch: pytest.MonkeyPatch, run: Run, saved: Saved
-) -> None:
+def test_the_record_is_replaced_in_one_move(monkeypatch: pytest.MonkeyPatch, run: Run, saved: Saved) -> None:
     """When the move happens, the new file beside the old one is already complete."""
     run("score-sde", "quick")
     seen, replace = [], os.replace
@@ -109,9 +105,7 @@ def test_the_record_is_replaced_in_one_move(
     assert seen == [("full", "quick")]
 
 
-def test_a_run_that_is_stopped_leaves_no_record(
-    checkout: Path, toy: str, write: Write, run: Run
-) -> None:
+def test_a_run_that_is_stopped_leaves_no_record(checkout: Path, toy: str, write: Write, run: Run) -> None:
     write(toy.replace("progress(0.5", "raise KeyboardInterrupt; progress(0.5"))
     with pytest.raises(KeyboardInterrupt):
         run("score-sde", "quick")
@@ -136,9 +130,7 @@ def test_the_record_goes_where_it_is_asked_to(checkout: Path, tmp_path: Path, ru
 
 
 @pytest.mark.parametrize("bad", ["nan", "inf"])
-def test_numbers_that_are_not_finite_are_refused(
-    bad: str, toy: str, write: Write, run: Run
-) -> None:
+def test_numbers_that_are_not_finite_are_refused(bad: str, toy: str, write: Write, run: Run) -> None:
     write(toy.replace('"old": 9 * shared', f'"old": float("{bad}")'))
     with pytest.raises(ValueError, match=f"measure gave {bad} for 'old' at seed 3"):
         run("score-sde", "quick")

@@ -26,9 +26,7 @@ def test_an_unknown_budget_is_answered_with_the_nearest(run: Run) -> None:
         run("score-sde", "ful")
 
 
-def test_a_paper_without_a_claim_names_those_that_have_one(
-    toy: str, write: Write, run: Run
-) -> None:
+def test_a_paper_without_a_claim_names_those_that_have_one(toy: str, write: Write, run: Run) -> None:
     write(toy, "gdss")
     with pytest.raises(ValueError, match=r"no claim file for 'radd' yet.*: 'gdss', 'score-sde'\."):
         run("radd", "smoke")
@@ -106,9 +104,7 @@ def test_from_elsewhere_the_checkout_of_the_package_is_found(
     assert (checkout / "claims" / "results" / "score-sde.json").is_file()
 
 
-def test_progress_moves_over_seeds_and_within_them(
-    monkeypatch: pytest.MonkeyPatch, run: Run
-) -> None:
+def test_progress_moves_over_seeds_and_within_them(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     from rich.progress import Progress
 
     moves: list[tuple[float, str]] = []

@@ -13,7 +13,7 @@ def test_users_write_numbers_lists_with_gaps_and_tensors():
 
 
 def test_a_field_nobody_declares_is_an_error_with_the_nearest_name():
-    with pytest.raises(TypeError, match="unknown condition field 'labl'. Did you mean 'label'"):
+    with pytest.raises(TypeError, match=r"unknown condition field 'labl'\. Did you mean 'label'"):
         Condition.make(1, {"labl": 1}, {"label", "text"})
     with pytest.raises(ValueError, match="label: 2 rows given for 3 samples"):
         Condition.make(3, {"label": [1, 2]}, {"label"})

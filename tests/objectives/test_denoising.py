@@ -146,7 +146,9 @@ def test_items_with_a_weight_and_a_time_of_their_own():
     model = NetworkDenoiser(Recorder(), process, shape=(2,))
     x_0, t = torch.randn(3, 2), torch.tensor([0.2, 0.5, 0.9])
     plain = Denoising()(model, {"x_0": x_0, "time": t}, Keyed(0, 3)).sample
-    weighted = Denoising()(model, {"x_0": x_0, "time": t, "weight": torch.tensor([0.0, 1.0, 2.0])}, Keyed(0, 3))
+    weighted = Denoising()(
+        model, {"x_0": x_0, "time": t, "weight": torch.tensor([0.0, 1.0, 2.0])}, Keyed(0, 3)
+    )
     torch.testing.assert_close(weighted.sample, plain * torch.tensor([0.0, 1.0, 2.0]))
 
 

@@ -36,7 +36,7 @@ def test_a_full_disk_leaves_the_last_one_and_nothing_else(tmp_path, monkeypatch)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.write(1, some(1), {})
     full_disk(monkeypatch)
-    with pytest.raises(OSError, match="No space left.*needed.*free") as caught:
+    with pytest.raises(OSError, match=r"No space left.*needed.*free") as caught:
         checkpoints.write(2, some(2), {})
     assert caught.value.errno == errno.ENOSPC
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]

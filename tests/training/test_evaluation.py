@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ def test_an_affine_process_is_divided_by_log_snr_from_noisy_to_clean() -> None:
     assert clock == "half log-SNR"
     assert edges[0] == pytest.approx(-math.log(80))
     assert edges[-1] == pytest.approx(-math.log(0.01))
-    steps = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(edges)]
     assert steps == pytest.approx([steps[0]] * BINS)
     cosine = processes.VariancePreserving("cosine")
     assert level_edges(cosine)[1][0] == pytest.approx(max(cosine.half_log_snr(1.0), -math.log(80)))
@@ -39,9 +40,9 @@ def test_it_is_the_objective_at_times_spread_over_each_bin(sequences, denoiser) 
     losses = held_out.losses(denoiser)
     assert losses == held_out.losses(denoiser)
     x, label = sequences.held_out.x_0, sequences.held_out.fields["label"]
-    for b, (low, high) in enumerate(zip(held_out.edges, held_out.edges[1:], strict=False)):
+    for b, (low, high) in enumerate(pairwise(held_out.edges)):
         t = process.time_at(low + (high - low) * (torch.arange(10).double() + 0.5) / 10)
-        batch = {"x_0": x, "condition": Condition({"label": label}), "t": t}
+        batch = {"x_0": x, "condition": Condition({"label": label}), "time": t}
         expected = objective(denoiser, batch, Keyed(SEED, 10).fold("held-out").fold(b)).sample.mean()
         assert losses[b] == pytest.approx(expected.item(), rel=1e-5)
 

@@ -208,15 +208,18 @@ def test_references_are_neither_trained_nor_saved_but_parameters_of_an_objective
             self.teacher = nn.Linear(2, 2)
             self.head = nn.Parameter(torch.zeros(()))
             self.references = (self.teacher,)
+            self.modes = set()
 
         def forward(self, model, batch, noise) -> Losses:
             losses = objectives.Denoising()(model, batch, noise)
+            self.modes.add(self.teacher.training)
             return Losses(losses.sample + (self.head - self.teacher.weight.sum()) ** 2, {}, {})
 
     objective = Distance()
     teacher = weights(objective.teacher)
     fit(denoiser, sequences, objective, steps=6, batch=8, out=tmp_path, checkpoint_every=3, **QUIET)
     assert all(map(torch.equal, teacher, objective.teacher.parameters()))
+    assert objective.modes == {False}
     assert objective.head.item() != 0.0
     from safetensors.torch import load_file
 

@@ -7,9 +7,9 @@ import pytest
 from ornstein.training.options import Options
 
 GOOD = {
-    "steps": 100, "batch": 8, "learning_rate": 2.0, "warmup": 10, "schedule": "cosine", "weight_decay": 0.0, "clip": 1.0,
-    "ema": 0.99, "precision": "no", "seed": 0, "report_every": 1, "evaluate_every": 0, "sample_every": 0,
-    "checkpoint_every": 1, "keep": 1, "patience": 1, "workers": 0,
+    "steps": 100, "batch": 8, "learning_rate": 2.0, "warmup": 10, "schedule": "cosine",
+    "weight_decay": 0.0, "clip": 1.0, "ema": 0.99, "precision": "no", "seed": 0, "workers": 0,
+    "report_every": 1, "evaluate_every": 0, "sample_every": 0, "checkpoint_every": 1, "keep": 1, "patience": 1,
 }  # fmt: skip
 
 

@@ -61,6 +61,15 @@ def test_without_a_terminal_it_prints_lines(capsys) -> None:
     )
 
 
+def test_at_the_end_it_says_how_long_it_took(capsys) -> None:
+    clock = Clock()
+    pace = Pace(0, batch=1, clock=clock)
+    with Progress(True, 90, pace) as bar:
+        run(pace, clock, 1, 90, 1.0)
+        bar.report({"step": 90, "loss": 1.0}, None)
+    assert capsys.readouterr().err == "step 90/90  loss 1  done in 1 min 30 s\n"
+
+
 def test_it_can_be_silent(capsys) -> None:
     with Progress(False, 10, Pace(0, 1)) as bar:
         bar.update(10)

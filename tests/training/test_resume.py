@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from killed import SHARED
 
 from ornstein.denoisers.files import load_model
@@ -21,11 +20,11 @@ COMPARED = (
     "model/config.json",
     "model/model.safetensors",
     "model/model_raw.safetensors",
-    "checkpoints/step-00000054/state.safetensors",
-    "checkpoints/step-00000060/state.safetensors",
-    "checkpoints/step-00000060/state.json",
-    "samples/step-00000020.txt",
-    "samples/step-00000060.txt",
+    "checkpoints/step-00000032/state.safetensors",
+    "checkpoints/step-00000036/state.safetensors",
+    "checkpoints/step-00000036/state.json",
+    "samples/step-00000012.txt",
+    "samples/step-00000036.txt",
 )
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -44,23 +43,23 @@ def killed(folder: Path, kills: int) -> int:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_kill_9_at_random_moments_changes_no_bit(tmp_path) -> None:
-    assert killed(tmp_path / "whole", 0) == 0
+def test_kill_9_at_random_moments_changes_no_bit(tmp_path, train) -> None:
+    train(tmp_path / "whole")
     assert killed(tmp_path / "killed", 8) >= 6
     for name in COMPARED:
         whole, broken = (without_timing(tmp_path / run / name) for run in ("whole", "killed"))
         assert whole == broken, name
     left = [p for p in (tmp_path / "killed").rglob(".*") if p.name != ".lock"]
     assert not left
-    timed = [line for line in (tmp_path / "killed/timing.jsonl").read_text().splitlines()]
-    assert len(timed) == 15
+    timed = (tmp_path / "killed/timing.jsonl").read_text().splitlines()
+    assert len(timed) == 12
 
 
 def test_an_error_in_a_callback_ends_the_run_which_then_goes_on(tmp_path, train) -> None:
     whole = train(tmp_path / "whole")
 
     def stop(record: dict) -> None:
-        if record["step"] == 44:
+        if record["step"] == 30:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

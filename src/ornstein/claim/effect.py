@@ -103,9 +103,7 @@ class Effect:
             if name not in row:
                 raise ValueError(f"effect {self.name!r}: " + suggest(name, row, "number"))
             if self.ratio and row[name] <= 0:
-                raise ValueError(
-                    f"effect {self.name!r} is a ratio, but {name} is {row[name]} at seed {seed}"
-                )
+                raise ValueError(f"effect {self.name!r} is a ratio, but {name} is {row[name]} at seed {seed}")
         return np.array([row[name] for row in numbers.values()], dtype=float)
 
 

@@ -99,9 +99,7 @@ def _load(slug: str, folder: Path) -> Claim:
     path = folder / f"{slug}.py"
     if not path.is_file():
         have = [repr(p.slug) for p in papers() if (folder / f"{p.slug}.py").is_file()]
-        raise ValueError(
-            f"no claim file for {slug!r} yet. Papers with one: {', '.join(have) or 'none'}."
-        )
+        raise ValueError(f"no claim file for {slug!r} yet. Papers with one: {', '.join(have) or 'none'}.")
     if path.resolve().parent != folder.resolve():
         raise ValueError(f"the claim file of {slug!r} leads out of claims/: {path.resolve()}")
     claim = getattr(_module(slug, path), "claim", None)
@@ -149,9 +147,7 @@ def _run(claim: Claim, budget: str, seeds: tuple[int, ...], console: Console) ->
         budget=budget,
         seeds=seeds,
         numbers=numbers,
-        effects={
-            e.name: {"text": e.text} | asdict(e) | asdict(found[e.name]) for e in claim.effects
-        },
+        effects={e.name: {"text": e.text} | asdict(e) | asdict(found[e.name]) for e in claim.effects},
         verdict=verdict,
         reason=reason,
         seconds=round(time.perf_counter() - start, 3),

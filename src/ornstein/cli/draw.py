@@ -55,7 +55,7 @@ class Draw:
     ) -> None:
         chosen = leafwise(solver, model.process)
         self.model, self.seed, self.calls = model, seed, 0
-        self._options = {"steps": steps, "solver": chosen, "grid": grid}
+        self._options: dict[str, Any] = {"steps": steps, "solver": chosen, "grid": grid}
         self._rows = len(Sampler(chosen, steps, grid).program(model.process))
 
     def __call__(
@@ -82,7 +82,9 @@ class Draw:
     def _part(
         self, model: Denoiser, ids: Tensor, fields: Mapping[str, Any], given: Mapping[str, Tensor]
     ) -> Tree:
-        own = {k: [v[i] for i in ids.tolist()] if isinstance(v, list) else v for k, v in fields.items()}
+        own: dict[str, Any] = {
+            k: [v[i] for i in ids.tolist()] if isinstance(v, list) else v for k, v in fields.items()
+        }
         known = {k: v[ids] if self._one_each(k, v) else v for k, v in given.items()}
         seed = Keyed(self.seed, ids)
         return sample(model, len(ids), seed=seed, given=known or None, **self._options, **own)

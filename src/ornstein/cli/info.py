@@ -82,7 +82,7 @@ def _interval(estimate: dict[str, float] | None) -> str:
 def _weights(folder: Path) -> str:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     if config.get("weights") != "ema":
-        return "as trained"
+        return "one set, as saved"
     raw = "; raw ones beside" if (folder / "model_raw.safetensors").is_file() else ""
     return f"moving average (EMA) of training{raw}"
 

@@ -33,7 +33,8 @@ class Objective(Module):
     """objective(model, batch, noise) -> Losses.
 
     A batch is a record: `x_0` (a tree), `condition` (or None), and where they exist `time` (to evaluate the
-    loss at, in place of drawn times) and `weight` (B,). `references` are frozen or averaged networks: neither optimised nor saved.
+    loss at, in place of drawn times) and `weight` (B,). `references` are frozen or averaged networks: neither
+    optimised nor saved.
     """
 
     references: Sequence[nn.Module] = ()

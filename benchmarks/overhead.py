@@ -1,0 +1,187 @@
+"""What a solver step costs beside k-diffusion, azula and diffusers when the denoiser costs nothing.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.overhead [--rounds N] [--steps N] [--json FILE]
+
+A run is a whole call of the sampler; times are divided by its steps. The measure is a plain multiply-add
+`a * x + b * y` of two states, which no step can do without. Everyone has a turn of at least 5 ms in every round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ornstein.core import Denoiser, Noise, Posterior, Sampler
+from ornstein.guides import Clamp, ClassifierFree
+from ornstein.processes import VariancePreserving
+from ornstein.solvers import DDIM, Ancestral, DPMSolverPP, Euler, Heun
+
+from .peers import PEERS, Free
+from .timing import Contestant, machine, quartiles, race, ratio
+
+SHAPES = ((1, 1, 8, 8), (1, 3, 32, 32), (64, 3, 32, 32))
+PACKAGES = ("ornstein", "torch", "k-diffusion", "azula", "diffusers")
+TARGETS = {  # what the project asks of DPM-Solver++(2M)
+    (1, 1, 8, 8): ("k-diffusion", 1 / 3),
+    (1, 3, 32, 32): ("k-diffusion", 1 / 3),
+    (64, 3, 32, 32): ("multiply-add", 2.0),
+}
+
+
+class FreeDenoiser(Denoiser):
+    """Posterior means that are already there."""
+
+    fields = frozenset({"label"})
+
+    def __init__(self, free: Free) -> None:
+        super().__init__()
+        self.free, self.process = free, VariancePreserving()
+
+    def forward(self, x: Tensor, t: Any, condition: Any = None, step: Any = None) -> Posterior:
+        return Posterior(self.process, x, t, self.free(), condition=condition)
+
+    def many(self, x: Tensor, t: Any, conditions: Sequence[Any], step: Any = None) -> list[Posterior]:
+        return [self.forward(x, t, condition) for condition in conditions]
+
+
+class OneDraw(Noise):
+    """What other libraries do: one draw for the whole batch from the global generator."""
+
+    def fold(self, name: str | int) -> OneDraw:
+        return self
+
+    def normal(self, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+        return torch.randn(*shape, *like.shape, dtype=like.dtype)
+
+
+def ornstein(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
+    """Each method, then DPM-Solver++(2M) under guides and ancestral steps with cheaper noise."""
+    denoiser = FreeDenoiser(free)
+    clamp = Clamp(torch.zeros(x.shape[1:], dtype=torch.bool), torch.zeros(x.shape[1:]))
+    guided, label = ClassifierFree(2.0)(denoiser), {"label": torch.zeros(len(x), dtype=torch.long)}
+    plans: dict[str, tuple[Any, Denoiser, dict[str, Any]]] = {
+        "2M": (DPMSolverPP(), denoiser, {}),
+        "DDIM": (DDIM(), denoiser, {}),
+        "Euler": (Euler(), denoiser, {}),
+        "Heun": (Heun(), denoiser, {}),
+        "ancestral": (Ancestral(), denoiser, {}),
+        "ancestral, one draw": (Ancestral(), denoiser, {"seed": OneDraw()}),
+        "2M, Clamp": (DPMSolverPP(), clamp(denoiser), {}),
+        "2M, ClassifierFree": (DPMSolverPP(), guided, label),
+        "2M, both": (DPMSolverPP(), clamp(guided), label),
+    }
+    for name, (solver, rule, options) in plans.items():
+        sampler = Sampler(solver, steps)
+        run = lambda sampler=sampler, rule=rule, options=options: sampler(rule, x, **options)  # noqa: E731
+        yield Contestant("ornstein", name, run, steps)
+
+
+def contestants(shape: tuple[int, ...], steps: int) -> tuple[list[Contestant], dict[str, str]]:
+    """Everyone who is installed, and why the others are not there."""
+    x, y, *means = (torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(4))
+    free = itertools.cycle(means).__next__  # two tensors by turns, as a network's outputs differ
+    found = [Contestant("torch", "multiply-add", lambda: multiply_adds(x, y, steps), steps)]
+    found += ornstein(x, free, steps)
+    missing = {}
+    for name, peer in PEERS.items():
+        try:
+            found += peer(x, free, steps)
+        except ImportError as error:
+            missing[name] = str(error)
+    return found, missing
+
+
+def multiply_adds(x: Tensor, y: Tensor, count: int) -> None:
+    for _ in range(count):
+        1.1 * x + 0.9 * y
+
+
+def measured(shape: tuple[int, ...], steps: int, rounds: int) -> dict[str, Any]:
+    """Race all at one shape; rows of results."""
+    found, missing = contestants(shape, steps)
+    race(found, rounds)
+    rows = [row(contestant, found) for contestant in found]
+    return {"shape": shape, "missing": missing, "rows": rows}
+
+
+def row(contestant: Contestant, found: list[Contestant]) -> dict[str, Any]:
+    """One contestant in microseconds a step, in multiply-adds, and beside the peers at its method."""
+    method = contestant.name.split(",")[0]
+    peers = [c for c in found if c.name == method and c.library in PEERS]
+    return {
+        "library": contestant.library,
+        "name": contestant.name,
+        "microseconds": quartiles(1e6 * s for s in contestant.seconds),
+        "multiply_adds": ratio(contestant, found[0]),
+        "page_faults": statistics.median(contestant.faults),
+        "beside": {p.library: ratio(contestant, p) for p in peers if contestant.library == "ornstein"},
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    shape = "x".join(map(str, result["shape"]))
+    head = ("method", "library", "µs a step", "multiply-adds", "share of the leanest peer", "page faults")
+    rows = sorted(result["rows"], key=lambda r: (r["name"], r["microseconds"].median))
+    lines = [f"\n### {shape}\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(line, rows)]
+    return "\n".join([*lines, *(f"\n{name} is left out: {why}" for name, why in result["missing"].items())])
+
+
+def line(r: dict[str, Any]) -> str:
+    share = (
+        max((ratio.median, f"of {peer}'s") for peer, ratio in r["beside"].items()) if r["beside"] else None
+    )
+    cells = (
+        r["name"],
+        r["library"],
+        f"{r['microseconds']:.1f}",
+        f"{r['multiply_adds'].median:.2f}",
+        f"{share[0]:.2f} {share[1]}" if share else "",
+        f"{r['page_faults']:.1f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def verdict(result: dict[str, Any]) -> str | None:
+    """Whether the target of this shape is met."""
+    if result["shape"] not in TARGETS:
+        return None
+    against, limit = TARGETS[result["shape"]]
+    ours = next(r for r in result["rows"] if (r["library"], r["name"]) == ("ornstein", "2M"))
+    found = ours["multiply_adds"] if against == "multiply-add" else ours["beside"].get(against)
+    if found is None:
+        return f"2M beside {against}: not measured, it is not installed"
+    met = "met" if found.median <= limit else "MISSED"
+    return f"2M at {result['shape']}: {found.median:.2f} of {against}, asked for {limit:.2f} at most: {met}"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A solver step beside its peers, with a free denoiser.")
+    parser.add_argument("--rounds", type=int, default=40, help="turns of every contestant (default 40)")
+    parser.add_argument("--steps", type=int, default=20, help="steps a run (default 20)")
+    parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = arguments()
+    about = machine(PACKAGES)
+    print(about)
+    results = [measured(shape, options.steps, options.rounds) for shape in SHAPES]
+    print(*map(table, results), "", *filter(None, map(verdict, results)), sep="\n")
+    if options.json:
+        record = {**about, "steps": options.steps, "rounds": options.rounds, "results": results}
+        options.json.write_text(json.dumps(record, indent=1, default=asdict), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Training: fit, averages of weights, checkpoints, run folders."""
+
+from .average import Average
+from .checkpoints import Checkpoints
+from .fit import fit
+from .run import Run
+
+__all__ = ["Average", "Checkpoints", "Run", "fit"]

@@ -1,0 +1,86 @@
+"""Whether a denoiser, a data set and an objective fit, asked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ornstein.core import Condition, Denoiser, Objective, Process, Tree, leaves
+
+from .lesson import Lesson
+from .source import Source
+
+__all__ = ["check", "completed"]
+
+
+def check(denoiser: Any, data: Any, objective: Objective) -> None:
+    """Refuse what cannot be trained; nothing is written.
+
+    Raises:
+        TypeError: no denoiser.
+        ValueError: parts that do not fit.
+    """
+    if not isinstance(denoiser, Denoiser):
+        kind = type(denoiser).__name__
+        raise TypeError(f"denoiser: expected a Denoiser such as NetworkDenoiser(...), got {kind}")
+    if not any(p.requires_grad for p in (*denoiser.parameters(), *objective.parameters())):
+        raise ValueError(f"denoiser: {type(denoiser).__name__} has no parameter to train")
+    shape = getattr(data, "shape", None)
+    if None not in (denoiser.shape, shape) and _plain(denoiser.shape) != _plain(shape):
+        raise ValueError(f"data: samples of {data.name!r} are {shape}, the denoiser's are {denoiser.shape}")
+    _check_categories(denoiser.process, getattr(data, "categories", None), data.name)
+    _check_fields(denoiser, data)
+    _check_batch(denoiser, data, objective)
+
+
+def completed(denoiser: Denoiser, data: Any) -> None:
+    """Tell a denoiser that does not know the shape of its samples that of the data."""
+    shape, arguments = getattr(data, "shape", None), denoiser.__dict__.get("_arguments", {})
+    if denoiser.shape is None and shape is not None:
+        denoiser.shape = arguments["shape"] = _plain(shape)
+
+
+def _plain(shape: Any) -> Any:
+    return {k: _plain(v) for k, v in shape.items()} if isinstance(shape, dict) else tuple(shape)
+
+
+def _check_categories(process: Process, categories: Any, name: str) -> None:
+    parts: Mapping[Any, Any] = getattr(process, "parts", None) or {None: process}
+    for leaf, part in parts.items():
+        have = categories.get(leaf) if isinstance(categories, dict) else categories
+        need = getattr(part, "categories", None)
+        if have is not None and need != have:
+            at, kind = f"data[{leaf!r}]" if leaf else "data", type(part).__name__
+            raise ValueError(f"{at}: {name!r} has {have} categories, the process {kind} has {need or 'none'}")
+
+
+def _check_fields(denoiser: Denoiser, data: Any) -> None:
+    fields = data.train.fields
+    lacking = sorted(denoiser.process.fields - set(fields))
+    if lacking:
+        raise ValueError(f"data: {data.name!r} lacks what the process needs: {', '.join(lacking)}")
+    if "label" in denoiser.fields and "label" in fields:
+        denoiser.prepare(Condition({"label": fields["label"]}))  # refuses labels it does not know
+
+
+def _check_batch(denoiser: Denoiser, data: Any, objective: Objective) -> None:
+    """Try two samples."""
+    given = next(Source(data, 2, 0, denoiser.fields | denoiser.process.fields).given(0, 1))
+    if not _finite(given.batch["x_0"]):
+        raise ValueError(f"data: samples of {data.name!r} hold NaN or infinite values")
+    lesson = Lesson(denoiser, objective).on("cpu")
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            total, _ = lesson(given)
+    except (RuntimeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"data: {type(objective).__name__} cannot be evaluated on samples of {data.name!r}: {error}"
+        ) from error
+    if total.ndim:
+        raise ValueError(f"objective: expected one loss a batch, got a tensor of shape {tuple(total.shape)}")
+
+
+def _finite(x_0: Tree) -> bool:
+    return all(bool(torch.isfinite(leaf).all()) for leaf in leaves(x_0))

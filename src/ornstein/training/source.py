@@ -1,0 +1,122 @@
+"""Batches as a function of the step: which samples, in which order, with which noise."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ornstein.core import Condition, Keyed, Noise, Tree, leaves, tree_map
+from ornstein.data import Batches, load
+
+from .lesson import Given
+
+__all__ = ["Source", "dataset"]
+
+
+def dataset(data: Any) -> Any:
+    """The data set itself, or the one of that name or path."""
+    if isinstance(data, str | os.PathLike):
+        return load(data)
+    if not all(hasattr(data, part) for part in ("name", "train", "held_out")):
+        raise TypeError(f"data: expected a name, a path or a Dataset, got {type(data).__name__}")
+    return data
+
+
+class Source:
+    """What each step sees: samples `Batches(train, batch, seed)` chooses, noise keyed by (seed, step, row).
+
+    Nothing is remembered from step to step, so a run goes on at step k as if it had never stopped, and the
+    rows of a batch are the same however they are shared out among processes.
+
+    Args:
+        data: a data set.
+        batch: samples a step, of all processes together.
+        seed: of the order and of the noise.
+        accepted: names of the fields that become the condition.
+        device: where batches go.
+        rank: number of this process.
+        processes: how many share a batch.
+
+    Raises:
+        ValueError: the batch cannot be shared out equally, or the data set is empty.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        batch: int,
+        seed: int,
+        accepted: frozenset[str] = frozenset(),
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        if batch % processes:
+            raise ValueError(f"batch: {batch} samples cannot be shared equally by {processes} processes")
+        self.split, self.accepted, self.device = data.train, accepted, torch.device(device)
+        self.order = Batches(data.train, batch, seed)
+        share = batch // processes
+        self.rows = slice(rank * share, (rank + 1) * share)
+        self.keys = Keyed(seed, torch.arange(batch)[self.rows]).fold("training")
+
+    def given(self, start: int, stop: int, workers: int = 0) -> Iterator[Given]:
+        """The batches of steps `start` ... `stop` - 1, read ahead by `workers` processes if there are any."""
+        steps = range(start, stop)
+        records = _read_ahead(self, steps, workers) if workers else map(self.read, steps)
+        for step, record in zip(steps, records, strict=True):
+            yield Given(record_of(record, self.accepted, self.device), self.noise(step))
+
+    def read(self, step: int) -> dict[str, Any]:
+        """The samples of one step, as the split gives them."""
+        return self.split.batch(self.order.indices(step)[self.rows])
+
+    def noise(self, step: int) -> Noise:
+        """The noise of one step."""
+        return self.keys.fold(step)
+
+    def digest(self) -> str:
+        """A fingerprint of the first samples, by which a resumed run knows its data again."""
+        found = self.split.batch(torch.arange(min(16, len(self.split))))
+        digest = hashlib.blake2b(digest_size=8)
+        for leaf in leaves((found["x_0"], dict(sorted(found["fields"].items())))):
+            digest.update(leaf.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def record_of(record: dict[str, Any], accepted: frozenset[str], device: torch.device) -> dict[str, Any]:
+    """{"x_0", "condition"} on the device; fields that nothing reads are left out."""
+    fields = {k: v for k, v in record["fields"].items() if k in accepted}
+    condition = Condition(_moved(fields, device)) if fields else None
+    return {"x_0": _moved(record["x_0"], device), "condition": condition}
+
+
+def _moved(tree: Tree, device: torch.device) -> Tree:
+    return tree if device.type == "cpu" else tree_map(lambda v: _to(v, device), tree)
+
+
+def _to(value: Tensor, device: torch.device) -> Tensor:
+    return value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+
+
+class _Steps(torch.utils.data.Dataset[dict[str, Any]]):
+    """A source as a map from step to samples, for torch's worker processes."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        return self.source.read(step)
+
+
+def _read_ahead(source: Source, steps: range, workers: int) -> Iterator[dict[str, Any]]:
+    options: dict[str, Any] = {"batch_size": None, "num_workers": workers, "collate_fn": _as_it_is}
+    return iter(torch.utils.data.DataLoader(_Steps(source), sampler=steps, **options))
+
+
+def _as_it_is(record: dict[str, Any]) -> dict[str, Any]:
+    return record
