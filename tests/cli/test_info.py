@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+
+def test_a_run_says_how_far_it_is_and_what_its_model_is(run, call) -> None:
+    text = call(f"info {run}")
+    assert "6 of 6" in text
+    assert "moving average (EMA)" in text
+    assert "trained on" in text
+    assert "UNet(" in text
+    assert "label" in text
+
+
+def test_a_run_without_a_model_yet_is_still_a_run(run, call, tmp_path) -> None:
+    shutil.copytree(run, tmp_path / "early")
+    shutil.rmtree(tmp_path / "early" / "model")
+    text = call("info early")
+    assert "run early" in text
+    assert "model early" not in text
+
+
+def test_the_numbers_of_a_card_are_shown(run, call, tmp_path) -> None:
+    shutil.copytree(run / "model", tmp_path / "model")
+    accuracy = {"value": 0.991, "low": 0.98, "high": 0.995, "n": 1000}
+    card = {"data": "digits", "measured": {"class accuracy": {"samples": accuracy, "reference": None}}}
+    (tmp_path / "model" / "card.json").write_text(json.dumps(card))
+    text = call("info model")
+    assert "class accuracy" in text
+    assert "0.991 [0.98, 0.995]" in text
+
+
+@pytest.mark.parametrize(("name", "said"), [("digits", "1,500"), ("words", "27"), ("digits-joint", "image")])
+def test_data_say_their_size_and_shape(name: str, said: str, call) -> None:
+    text = call(f"info {name}")
+    assert f"data {name}" in text
+    assert said in text
+
+
+def test_papers_are_listed_by_kind(call) -> None:
+    assert "102 papers" in call("papers")
+    text = call("papers --family solvers --role solver")
+    assert "mr-sampler" in text
+    assert "102 papers" not in text
+
+
+def test_reproduce_runs_the_claim_asked_for(call, monkeypatch) -> None:
+    asked = {}
+
+    def reproduce(slug, budget, seeds, out, *, force):
+        asked.update(slug=slug, budget=budget, seeds=seeds, out=out, force=force)
+
+    monkeypatch.setattr("ornstein.claim.reproduce", reproduce)
+    call("reproduce score-sde --budget smoke --seeds 3 --force")
+    assert asked == {"slug": "score-sde", "budget": "smoke", "seeds": range(3), "out": None, "force": True}
