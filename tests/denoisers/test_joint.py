@@ -91,7 +91,7 @@ def test_a_leaf_held_at_its_own_time_is_untouched_to_the_bit(truth):
     start = {"image": image, "label": None}
     for step in sampler.steps(truth, start, seed=0):
         assert torch.equal(step.next["image"], image)
-    with pytest.raises(ValueError, match="given: expected leaves"):
+    with pytest.raises(ValueError, match="given: got leaves"):
         orn.sample(truth, 2, given={"text": 1})
     with pytest.raises(ValueError, match="samples of shape"):
         sampler(truth, {"image": torch.randn(3, 5), "label": None})

@@ -90,13 +90,13 @@ def _network_for(dataset: Any) -> str:
             return "JointUNet"
     elif discrete and len(shape) == 1:
         return "SequenceTransformer"
-    elif not discrete and len(shape) in (2, 3, 4):
-        return "UNet"
+    elif not discrete and len(shape) in (1, 2, 3, 4):
+        return "ResidualMLP" if len(shape) == 1 else "UNet"
     kind = "discrete" if discrete else "continuous"
     raise ValueError(
-        f"network.class: no network is the default for {kind} samples of shape {shape}, only for signals (C, L), "
-        f"images (C, H, W), volumes (C, D, H, W), sequences of ids (L,) and images with labels; give one of "
-        f"{', '.join(map(repr, accepted('networks')))}"
+        f"network.class: no network is the default for {kind} samples of shape {shape}, only for vectors (D,), "
+        f"signals (C, L), images (C, H, W), volumes (C, D, H, W), sequences of ids (L,) and images with labels; "
+        f"give one of {', '.join(map(repr, accepted('networks')))}"
     )
 
 
@@ -119,6 +119,8 @@ def _tree_facts(dataset: Any) -> dict[str, Any]:
 
 def _image_facts(shape: tuple[int, ...]) -> dict[str, Any]:
     channels, *sides = shape
+    if not sides:
+        return {"features": channels}
     if max(sides, default=0) <= 8:  # there a level at 2x2 is worth its time
         return {"channels": channels, "dims": len(sides), "multipliers": [1, 2, 3]}
     levels = 1

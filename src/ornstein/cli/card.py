@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,8 +52,10 @@ def card(
     facts: dict[str, Any] = {
         "data": name,
         "recipe": recipe,
+        "weights": "moving average (EMA), half precision",
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         "sampling": f"recommended solver, {steps} steps, seed {seed}",
+        "command": f"ornstein evaluate {out.name} -n {n} --steps {steps} --seed {seed}",
         **found.as_dict(),
     }
     save_model(denoiser.half(), out, card=_text(out.name, facts))
@@ -87,10 +90,10 @@ def _text(name: str, facts: dict[str, Any]) -> str:
         if facts["duplicates"] is not None
         else "",
         "",
-        "Repeat with `ornstein evaluate " + name + f" -n {facts['samples']} --steps 10`.",
+        f"Repeat with `{facts['command']}`.",
         "",
     ]
-    return "\n".join(lines)
+    return re.sub("\n{3,}", "\n\n", "\n".join(lines))
 
 
 def _interval(estimate: dict[str, float] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,9 @@ class Denoiser(Module):
         return _empty(self.shape, n, self.process, self._example())
 
     def _example(self) -> Tensor:
-        return next(self.parameters(), next(self.buffers(), torch.empty(0)))
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            return tensor
+        return torch.empty(0)
 
     def prepare(self, condition: Condition) -> Condition:
         """Whatever a run needs once: features of texts and images, the anchor. Default: as it is."""

@@ -3,15 +3,16 @@
 No generator's history enters, so sample i of seed s is bit-equal alone, in any batch and in any order, runs
 can be resumed and replayed, and copies of a trajectory can be given noise of their own.
 
-Rows of up to `HASHED` numbers come from a counter-based hash (SplitMix64, Steele, Lea and Flood 2014) of all
-rows at once; longer rows on a CPU are filled by one generator each, which is then the cheaper way. The choice
-depends on the shape of one sample only, never on the batch.
+The numbers come from a counter-based hash of 64-bit keys (SplitMix64, Steele, Lea and Flood 2014), all rows at once.
+One generator a row would be no cheaper, slow for large batches of small states, and on a CPU torch's generators read
+only 32 bits of their seed: among 100,000 rows two would be equal.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from torch import Tensor
 
 __all__ = ["Keyed", "Noise", "Recorded", "Shared"]
 
-HASHED = 256  # numbers a row up to which hashing all rows beats one generator a row (measured on a CPU)
 _MASK = (1 << 64) - 1
 
 
@@ -132,33 +132,29 @@ class Keyed(Noise):
         return self._of(torch.where(copies == 0, self._keys[index], _mix(fresh)), self._salt)
 
     def normal(self, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-        """Box-Muller on hashed counters for short rows, one generator a row for long ones."""
-        return self._drawn(like, shape, _hashed_normal, "normal_")
+        """Box and Muller's transform (1958) of hashed counters."""
+        return self._drawn(like, shape, _normal)
 
     def uniform(self, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """In (0, 1): never 0 nor 1, so that logarithms are finite."""
-        drawn = self._drawn(like, shape, _hashed_uniform, "uniform_")
-        tiny = torch.finfo(drawn.dtype).eps
-        return drawn.clamp_(tiny / 4, 1 - tiny / 2)
+        drawn = self._drawn(like, shape, _uniform)
+        eps = torch.finfo(drawn.dtype).eps
+        return drawn.clamp_(eps / 4, 1 - eps / 2)
 
-    def _drawn(self, like: Tensor, shape: tuple[int, ...], hashed: Any, method: str) -> Tensor:
-        event = like.shape[1:]
-        size, copies = event.numel(), math.prod(shape)
+    def _drawn(
+        self, like: Tensor, shape: tuple[int, ...], draw: Callable[[Tensor, int, torch.dtype], Tensor]
+    ) -> Tensor:
+        event, copies = like.shape[1:], math.prod(shape)
         if len(self._keys) != like.shape[0]:
             raise ValueError(f"noise: made for {len(self._keys)} rows, asked for {like.shape[0]}")
         dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
-        keys = [self._row_keys(m) for m in range(copies)]
-        stacked = torch.cat(keys) if copies != 1 else keys[0]
-        if size <= HASHED or like.device.type != "cpu":
-            drawn: Tensor = hashed(stacked.to(like.device), size, dtype)
-        else:
-            drawn = _generated(stacked, size, dtype, method)
-        drawn = drawn.reshape(*shape, like.shape[0], *event)
+        keys = torch.cat([self._row_keys(m) for m in range(copies)]).to(like.device)
+        drawn = draw(keys, event.numel(), dtype).reshape(*shape, like.shape[0], *event)
         return drawn.to(like.dtype) if like.is_floating_point() else drawn
 
     def _row_keys(self, copy: int) -> Tensor:
         salt = _mix_int((self._salt ^ (copy * _GOLDEN)) & _MASK) if copy else self._salt
-        return _mix(self._keys ^ _signed(salt))
+        return self._keys ^ _signed(salt)  # offsets into one hashed sequence of 2^64 numbers
 
 
 def _occurrence(index: Tensor) -> Tensor:
@@ -174,25 +170,18 @@ def _counters(keys: Tensor, count: int) -> Tensor:
     return _mix(keys[:, None] + steps)
 
 
-def _hashed_normal(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    bits = _counters(keys, (size + 1) // 2)
-    high, low = _shifted(bits, 32), bits & 0xFFFFFFFF
-    radius = high.to(dtype).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-    angle = low.to(dtype).mul_(2.0**-31 * math.pi)
-    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :size]
+def _normal(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Each 64-bit hash gives two signed words, one for a radius and one for an angle."""
+    half = (size + 1) // 2
+    words = _counters(keys, half).view(torch.int32).to(dtype)
+    # |word| in place of word + 2^31 keeps small uniforms, and so the tails, at full relative precision
+    radius = words[:, :half].abs().add_(0.5).mul_(2.0**-31).clamp_(max=1.0).log_().mul_(-2.0).sqrt_()
+    angle = words[:, half:] * (2.0**-31 * math.pi)
+    return torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)], 1)[:, :size]
 
 
-def _hashed_uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+def _uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     return _shifted(_counters(keys, size), 11).to(dtype).add_(0.5).mul_(2.0**-53)
-
-
-def _generated(keys: Tensor, size: int, dtype: torch.dtype, method: str) -> Tensor:
-    drawn = torch.empty(len(keys), size, dtype=dtype)
-    generator = torch.Generator()
-    for key, row in zip(keys.tolist(), drawn.unbind(0), strict=True):
-        generator.manual_seed(key)
-        getattr(row, method)(generator=generator)
-    return drawn
 
 
 class Shared(Noise):

@@ -195,7 +195,7 @@ class Leafwise(Solver):
         if set(parts) != set(self.solvers):
             raise ValueError(
                 f"Leafwise: solvers for {sorted(self.solvers)}, but the state of "
-                f"{type(process).__name__} has the leaves {sorted(parts)}"
+                f"{type(process).__name__} has {f'the leaves {sorted(parts)}' if parts else 'one tensor, no leaves'}"
             )
         bound = Leafwise({name: self.solvers[name].on(part) for name, part in parts.items()})
         bound.process = process

@@ -47,9 +47,10 @@ def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init)
     def recording(self: Module, *args: Any, **kwargs: Any) -> None:
         if "_arguments" not in self.__dict__:
-            bound = signature.bind(self, *args, **kwargs).arguments
-            named = {k: v for k, v in list(bound.items())[1:] if k not in variadic}
-            extra = {k: v for name in variadic for k, v in bound.get(name, {}).items()}
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()  # so that a default that changes later changes no saved model
+            named = {k: v for k, v in list(bound.arguments.items())[1:] if k not in variadic}
+            extra = {k: v for name in variadic for k, v in bound.arguments[name].items()}
             object.__setattr__(self, "_arguments", {**named, **extra})
         init(self, *args, **kwargs)
 
@@ -88,9 +89,12 @@ def build(spec: Any) -> Any:
     if room not in ROOMS:
         raise ValueError(suggest(room, ROOMS, "room in the model's config"))
     module = importlib.import_module(f"ornstein.{room}")
-    if name not in module.__all__ or not issubclass(getattr(module, name), Module):
-        raise ValueError(suggest(name, module.__all__, f"class of ornstein.{room}"))
+    classes = {
+        k: v for k in module.__all__ if isinstance(v := getattr(module, k), type) and issubclass(v, Module)
+    }
+    if name not in classes:
+        raise ValueError(suggest(name, classes, f"class of ornstein.{room}"))
     try:
-        return getattr(module, name)(**build(spec["arguments"]))
+        return classes[name](**build(spec["arguments"]))
     except TypeError as error:
         raise ValueError(f"config of {spec['class']}: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -97,6 +97,7 @@ class Dataset:
         categories: number of values K of a discrete state's ids, None for a continuous one; a tree
             where the state is one.
         decode: from states (B, ...) to what is shown: uint8 images (B, H, W, C), words, or arrays.
+        options: what the loader was asked for, so that a run can be repeated from its record.
 
     Raises:
         ValueError: the split to train on is empty.
@@ -109,6 +110,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
     categories: Tree = None
     decode: Callable[[Tree], Any] = as_arrays
+    options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.train):

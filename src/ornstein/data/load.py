@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def load(name: str | os.PathLike[str], **options: Any) -> Dataset:
     for option in options:
         if option not in accepted:
             raise ValueError(suggest(option, accepted, f"option of data {str(name)!r}"))
-    return loader(*given, **options)
+    return replace(loader(*given, **options), options=dict(options))
 
 
 def _loader(name: str, path: Path) -> Callable[..., Dataset]:

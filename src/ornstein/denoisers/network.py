@@ -89,6 +89,7 @@ class NetworkDenoiser(Denoiser):
         n, like = batch_size(x), self._example()
         level = tree_map(lambda c: _level(c, n, like), self.process.clock(t))
         output = self.network(self._input(self.process, x, t), level, condition)
+        output = tree_map(lambda v: v.to(like.dtype), output)  # coefficients lose digits in half precision
         return self._posterior(self.process, x, t, output, condition)
 
     def many(

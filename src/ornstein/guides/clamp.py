@@ -40,7 +40,9 @@ class Clamp(Guide):
         """The leaves named must be the state's."""
         parts = getattr(denoiser.process, "parts", None)
         if bool(parts) != isinstance(self.mask, dict) or (parts and not set(self.mask) <= set(parts)):
-            raise ValueError(f"Clamp: the state's leaves are {sorted(parts) if parts else 'one tensor'}")
+            given = f"leaves {sorted(self.mask)}" if isinstance(self.mask, dict) else "one tensor"
+            held = f"the leaves {sorted(parts)}" if parts else "one tensor, no leaves"
+            raise ValueError(f"Clamp: mask and values are of {given}, but the state has {held}")
 
     def after_draw(self, x: Tree, step: Step) -> Tree:
         """x with the known entries in place."""

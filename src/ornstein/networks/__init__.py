@@ -6,6 +6,7 @@ from .embedding import Conditioning, LabelEmbedding, LevelEmbedding, TokenEmbedd
 from .joint import JointUNet
 from .transformer import MLP, Block, SequenceTransformer
 from .unet import ResidualBlock, SpatialAttention, UNet
+from .vector import ResidualMLP
 
 __all__ = [
     "MLP",
@@ -16,6 +17,7 @@ __all__ = [
     "LabelEmbedding",
     "LevelEmbedding",
     "ResidualBlock",
+    "ResidualMLP",
     "SelfAttention",
     "SequenceTransformer",
     "SpatialAttention",

@@ -70,11 +70,12 @@ def _held(
     model: Denoiser, start: int | Tree, given: dict[str, Any], grid: Any, steps: int
 ) -> tuple[Tree, TimeGrid]:
     parts: dict[str, Process] = getattr(model.process, "parts", {})
-    unknown = sorted(set(given) - set(parts))
-    if unknown or isinstance(grid, TimeGrid) or not isinstance(start, int):
+    if not set(given) <= set(parts):
+        held = f"the leaves {sorted(parts)}" if parts else "one tensor, no leaves"
+        raise ValueError(f"given: got leaves {sorted(given)}, but the model's state has {held}")
+    if isinstance(grid, TimeGrid) or not isinstance(start, int):
         raise ValueError(
-            f"given: expected leaves of {sorted(parts)}, a count as start and a grid by name; got leaves "
-            f"{sorted(given)}"
+            "given: needs a count as start, and a grid by name; hold leaves in a TimeGrid of your own"
         )
     like = model.like(start)
     state = {k: _expanded(given[k], like[k], k) if k in given else None for k in parts}

@@ -200,7 +200,7 @@ class Training:
             "format": FORMAT,
             "denoiser": _described(self.denoiser, foreign is None),
             "objective": _described(self.objective, unbuildable(self.objective) is None),
-            "data": {"name": str(data.name), **sizes},
+            "data": {"name": str(data.name), "options": getattr(data, "options", {}), **sizes},
             "training": self.options.as_dict(),
             "held_out": {"clock": self.held_out.clock, "edges": self.held_out.edges},
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
