@@ -259,3 +259,10 @@ def test_windows_and_scales_are_checked():
         ClassifierFree(2.0)(gaussian(VariancePreserving()))
     with pytest.raises(ValueError, match="scale"):
         ClassifierFree(math.nan)
+
+
+def test_models_of_equal_processes_superpose_and_others_are_refused():
+    a, b = gaussian(RectifiedFlow()), gaussian(RectifiedFlow())
+    Sampler(Ancestral(), 2)(Superposition([b])(a), 2)
+    with pytest.raises(ValueError, match="different processes"):
+        Superposition([gaussian(VariancePreserving())])(a)

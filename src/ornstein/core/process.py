@@ -21,7 +21,7 @@ from .condition import Condition
 from .distribution import Distribution, Gaussian
 from .space import EUCLIDEAN, Space
 from .spec import Module
-from .tree import Time, Tree, accumulate, align, combine
+from .tree import Time, Tree, accumulate, align, combine, scaled
 
 if TYPE_CHECKING:
     from .grid import TimeGrid
@@ -224,11 +224,11 @@ class AffineProcess(Process):
         times = torch.broadcast_tensors(_time(t), _time(s))
         from_, to = (Level(*self.schedule(v)) for v in times)
         a = torch.where(times[0] == times[1], 1.0, to.alpha / from_.alpha)
-        variance = to.sigma**2 - (a * from_.sigma) ** 2
+        kept = 2 * self._ratio(times[1], times[0]).log()  # of the noise's variance, without cancellation
         c = to.anchor - a * from_.anchor if self.anchored else torch.zeros_like(a)
         floats = not _any_tensor(t, s)
         zero = torch.zeros_like(a)
-        scale = torch.where(times[0] == times[1], 0.0, variance.clamp(min=0.0).sqrt())
+        scale = to.sigma * torch.expm1(kept).clamp(max=0.0).abs().sqrt()
         return StepNumbers(*(number(v, floats=floats) for v in (a, zero, c, scale)))
 
     # --- laws
@@ -236,7 +236,7 @@ class AffineProcess(Process):
     def marginal(self, x_0: Tree, t: Time, condition: Condition | None = None) -> Gaussian:
         """N(alpha x_0 + anchor_weight y, sigma^2)."""
         level = self.at(t)
-        mean = combine(level.alpha, x_0, 0.0, x_0)
+        mean = scaled(level.alpha, x_0)
         return self._gaussian(self._anchor_added(mean, level.anchor, condition), level.sigma)
 
     def bridge(self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None) -> Gaussian:
@@ -266,7 +266,7 @@ class AffineProcess(Process):
                 f"kernel: {type(self).__name__} steps forwards, got t={t} to s={s}; backwards needs a denoiser"
             )
         numbers = self.forward_step(t, s)
-        mean = combine(numbers.a, x_t, 0.0, x_t)
+        mean = scaled(numbers.a, x_t)
         return self._gaussian(self._anchor_added(mean, numbers.c, condition), numbers.scale)
 
     def readout(
@@ -303,7 +303,7 @@ class AffineProcess(Process):
             u = self._anchor_added(posterior.x, -(level.anchor), posterior.condition, posterior.end)
             return combine(_over(1.0, level.sigma), u, _over(-(level.alpha), level.sigma), posterior.mean)
         if name == "score":
-            return combine(_over(-1.0, level.sigma), posterior.noise, 0.0, posterior.noise)
+            return scaled(_over(-1.0, level.sigma), posterior.noise)
         if name == "velocity":
             slope = self.slope(posterior.t)
             flow = combine(slope.alpha, posterior.mean, slope.sigma, posterior.noise)

@@ -18,7 +18,7 @@ from .distribution import Distribution, Gaussian, Product
 from .grid import TimeGrid
 from .posterior import Posterior
 from .process import AffineProcess, Process, StepNumbers, anchor_of
-from .tree import Time, Tree, accumulate, combine
+from .tree import Time, Tree, accumulate, combine, scaled
 
 __all__ = ["Forward", "Leafwise", "Row", "Solver"]
 
@@ -128,7 +128,7 @@ class Solver:
     ) -> tuple[Distribution, tuple[Tree, ...] | None]:
         """The law of the next state, and what to remember: here the last `history` posterior means."""
         if posterior is None:
-            mean = combine(row.a, x, 0.0, x)
+            mean = scaled(row.a, x)
         else:
             mean = combine(row.a, x, row.b, posterior.mean)
         if row.past and memory:

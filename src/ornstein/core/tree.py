@@ -22,6 +22,7 @@ __all__ = [
     "combine",
     "leaf_time",
     "leaves",
+    "scaled",
     "select",
     "sum_event",
     "tree_map",
@@ -90,6 +91,13 @@ def combine(a: Time, x: Tree, b: Time, y: Tree) -> Tree:
             return accumulate(x, b, y, inplace=False)
         return accumulate(torch.mul(x, a), b, y)
     return accumulate(x * align(a, x), b, y)
+
+
+def scaled(a: Time, x: Tree) -> Tree:
+    """a x."""
+    if not isinstance(x, Tensor):
+        return tree_map(scaled, a, x) if isinstance(a, dict | tuple) else tree_map(lambda x: scaled(a, x), x)
+    return torch.mul(x, align(a, x))
 
 
 def accumulate(x: Tree, b: Time, y: Tree, inplace: bool = True) -> Tree:

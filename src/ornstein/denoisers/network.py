@@ -24,6 +24,7 @@ from ornstein.core import (
     cat,
     combine,
     leaf_time,
+    scaled,
     suggest,
     tree_map,
 )
@@ -122,7 +123,7 @@ class NetworkDenoiser(Denoiser):
             return x
         level = process.at(t)
         size = (level.alpha**2 * self.scale**2 + level.sigma**2) ** -0.5
-        return combine(size, x, 0.0, x)
+        return scaled(size, x)
 
     def _posterior(
         self, process: Any, x: Tree, t: Time, output: Any, condition: Condition | None

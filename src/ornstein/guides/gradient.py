@@ -19,6 +19,7 @@ from ornstein.core import (
     Time,
     Tree,
     combine,
+    scaled,
 )
 
 __all__ = ["ClassifierGradient", "RewardGradient"]
@@ -123,7 +124,7 @@ class RewardGradient(_ScoreShift):
             gradient = self._gradient(at, at, condition, inner.mean.requires_grad)
             process: Any = inner.process
             alpha = process.at(t).alpha
-            return self._shifted(inner, combine(alpha, gradient, 0.0, gradient))
+            return self._shifted(inner, scaled(alpha, gradient))
         keep = torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             leaf = x if x.requires_grad else x.detach().requires_grad_()

@@ -40,8 +40,12 @@ class Superposition(Guide):
 
     def check(self, denoiser: Denoiser) -> None:
         """All models must be of the same process."""
-        if any(other.process is not denoiser.process for other in self.others):
-            raise ValueError("Superposition: the models must share one process object")
+        for other in self.others:
+            if other.process is not denoiser.process and other.process.spec() != denoiser.process.spec():
+                raise ValueError(
+                    f"Superposition: the models are of different processes, {denoiser.process.spec()} and "
+                    f"{other.process.spec()}"
+                )
 
     def posterior(
         self, denoiser: Denoiser, x: Tree, t: Time, condition: Condition | None, step: Step | None
