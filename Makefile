@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(PEERS): $(INSTALLED)
 	@$(INSTALL) --editable ".[peers]"
-	@$(INSTALL) --no-deps k-diffusion  # its samplers; what else its package asks for contradicts numpy 2
+	@$(INSTALL) --no-deps k-diffusion azula  # the rest they ask for contradicts numpy 2, or torch without CUDA
 	@touch $@
 
 install: $(INSTALLED) ## Make .venv with ornstein and all that its tests need.

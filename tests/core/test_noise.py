@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from ornstein.core import Keyed, Recorded, Shared
+from ornstein.core import Keyed, Recorded, Shared, noise
 
-SHAPES = [(2,), (1, 8, 8), (3, 20, 20)]  # hashed, hashed, one generator a row
+SHAPES = [(2,), (1, 8, 8), (3, 20, 20)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -91,3 +92,35 @@ def test_recorded_noise_replays_and_says_what_it_lacks():
 def test_shared_noise_is_the_same_for_every_row():
     x = Shared(3).fold(1).normal(torch.empty(4, 5))
     assert torch.equal(x, x[:1].expand(4, 5)) and len(x[0].unique()) == 5
+
+
+def test_rows_whose_keys_share_32_bits_differ():
+    """A generator seeded with the key would keep its low word, which these two samples of seed 0 share."""
+    rows = Keyed(0, torch.tensor([135653, 188673])).fold(-1)
+    x = rows.normal(torch.empty(2, 1, 32, 32))
+    assert not torch.equal(x[0], x[1])
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 8, 8), (3, 20, 20)])
+@pytest.mark.parametrize("kind", ["normal", "uniform", "gumbel"])
+def test_the_noise_of_every_dtype_is_the_same_to_rounding(shape, kind):
+    single, double = (
+        getattr(Keyed(1, 50), kind)(torch.empty(50, *shape, dtype=dtype))
+        for dtype in (torch.float32, torch.float64)
+    )
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
+def test_large_gumbel_numbers_are_dense_in_single_precision():
+    drawn = Keyed(0, 20_000).gumbel(torch.empty(20_000, 200)).flatten()
+    assert len(drawn.topk(100).values.unique()) == 100
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 2, 7, 300])
+def test_other_devices_draw_the_same_to_rounding(size, dtype):
+    source = Keyed(3, 50).fold(2)
+    keys = torch.from_numpy(source._row_keys(0).view(np.int64))
+    like = torch.empty(50, size, dtype=dtype)
+    torch.testing.assert_close(noise._normals_on(keys, size, dtype), source.normal(like), rtol=0, atol=1e-5)
+    assert torch.equal(noise._uniforms_on(keys, size, dtype), source.uniform(like))

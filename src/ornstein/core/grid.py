@@ -11,6 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex, overload
 
+import torch
+
 from .spec import suggest
 from .tree import Time, leaf_time
 
@@ -88,8 +90,8 @@ class TimeGrid(list[GridRow]):
 
     @classmethod
     def _at_levels(cls, levels: Sequence[float], process: AffineProcess) -> TimeGrid:
-        inner = [process.time_at(-math.log(v)) for v in levels[1:]]
-        return cls.through([1.0, *inner, 0.0])
+        half_log_snr = -torch.tensor(levels[1:], dtype=torch.float64).log()
+        return cls.through([1.0, *process.time_at(half_log_snr).tolist(), 0.0])  # one bisection for all
 
     @classmethod
     def named(cls, kind: str, steps: int, process: AffineProcess) -> TimeGrid:

@@ -3,9 +3,10 @@
 No generator's history enters, so sample i of seed s is bit-equal alone, in any batch and in any order, runs
 can be resumed and replayed, and copies of a trajectory can be given noise of their own.
 
-The numbers come from a counter-based hash of 64-bit keys (SplitMix64, Steele, Lea and Flood 2014), all rows at once.
-One generator a row would be no cheaper, slow for large batches of small states, and on a CPU torch's generators read
-only 32 bits of their seed: among 100,000 rows two would be equal.
+The numbers come from a counter-based hash of 64-bit keys (SplitMix64, Steele, Lea and Flood 2014), all rows at once,
+and are the same, to rounding, in every floating dtype and on every device. One generator a row would be no cheaper,
+slow for large batches of small states, and on a CPU torch's generators read only 32 bits of their seed: among 100,000
+rows two would be equal.
 """
 
 from __future__ import annotations
@@ -13,41 +14,39 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = ["Keyed", "Noise", "Recorded", "Shared"]
 
+CHUNK = 1 << 15  # numbers hashed at a time: what they leave in memory then stays in a core's cache
+Words = NDArray[np.uint64]
+
 _MASK = (1 << 64) - 1
-
-
-def _signed(value: int) -> int:
-    value &= _MASK
-    return value - (1 << 64) if value >> 63 else value
-
-
 _GOLDEN = 0x9E3779B97F4A7C15
 _FOLD = 0xD1B54A32D192ED03  # keeps a folded source from ever being the unfolded one
-_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+_MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
 
 
 def _mix_int(z: int) -> int:
+    """SplitMix64's finaliser."""
     for shift, factor in _MIX:
         z = ((z ^ (z >> shift)) * factor) & _MASK
-    return z ^ (z >> 31)
+    return z
 
 
-def _shifted(z: Tensor, bits: int) -> Tensor:
-    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)  # a logical shift of signed integers
-
-
-def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64, in place."""
+def _mix(z: Words) -> Words:
+    """The same on arrays, in place."""
     for shift, factor in _MIX:
-        z.bitwise_xor_(_shifted(z, shift)).mul_(_signed(factor))
-    return z.bitwise_xor_(_shifted(z, 31))
+        z ^= z >> np.uint64(shift)
+        if factor != 1:
+            z *= np.uint64(factor)
+    return z
 
 
 class Noise:
@@ -70,8 +69,12 @@ class Noise:
         raise NotImplementedError
 
     def gumbel(self, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
-        """Standard Gumbel numbers -log(-log u), (*shape, B, ...)."""
-        return self.uniform(like, shape).log_().neg_().log_().neg_()
+        """Standard Gumbel numbers -log(-log(1 - u)), (*shape, B, ...).
+
+        An argmax is decided by the large ones, and floating numbers are dense near 0 but not near 1: -log(-log u)
+        would have few values above 12 in float32 and none above 17, which is seen in samples (2409.02908).
+        """
+        return self.uniform(like, shape).neg_().log1p_().neg_().log_().neg_()
 
     def __getitem__(self, index: Any) -> Noise:
         """The source of the rows `index`: a row keeps its noise wherever it goes."""
@@ -93,19 +96,17 @@ class Keyed(Noise):
 
     def __init__(self, seed: int | Tensor = 0, ids: int | Tensor | None = None) -> None:
         if isinstance(seed, Tensor):
-            seeds = seed.to("cpu", torch.int64).reshape(-1)
-            rows = torch.zeros_like(seeds) if ids is None else ids
+            first = _mix(_words(seed) + np.uint64(_GOLDEN))
+            ids = torch.zeros(len(first), dtype=torch.int64) if ids is None else ids
         else:
-            if ids is None:
-                raise ValueError("ids: say how many rows, or which, an integer seed is for")
-            rows = ids
-            seeds = torch.tensor([_signed(int(seed))])
-        rows = torch.arange(rows) if isinstance(rows, int) else rows.to("cpu", torch.int64)
-        self._keys = _mix(_mix(seeds + _signed(_GOLDEN)) + rows * _signed(_GOLDEN))
-        self._salt = 0
+            first = np.array([_mix_int((seed + _GOLDEN) & _MASK)], np.uint64)
+        if ids is None:
+            raise ValueError("ids: say how many rows, or which, an integer seed is for")
+        rows = np.arange(ids, dtype=np.uint64) if isinstance(ids, int) else _words(ids)
+        self._keys, self._salt = _mix(first + rows * np.uint64(_GOLDEN)), 0
 
     @classmethod
-    def _of(cls, keys: Tensor, salt: int) -> Keyed:
+    def _of(cls, keys: Words, salt: int) -> Keyed:
         made = cls.__new__(cls)
         made._keys, made._salt = keys, salt
         return made
@@ -120,68 +121,133 @@ class Keyed(Noise):
 
     def __getitem__(self, index: Any) -> Keyed:
         """The same keys for the chosen rows."""
-        keys = self._keys[index.cpu() if isinstance(index, Tensor) else index]
-        return self._of(keys.reshape(-1), self._salt)
+        chosen = index.cpu().numpy() if isinstance(index, Tensor) else index
+        return self._of(self._keys[chosen].reshape(-1), self._salt)
 
     def branch(self, index: Tensor, name: str | int) -> Keyed:
         """New keys for repeated rows; the first copy of each row keeps its own."""
-        index = index.cpu()
-        copies = _occurrence(index)
-        word = self.fold(name)._salt
-        fresh = _mix(self._keys[index] ^ _signed(word)).add_(copies * _signed(_GOLDEN))
-        return self._of(torch.where(copies == 0, self._keys[index], _mix(fresh)), self._salt)
+        rows = index.cpu().numpy()
+        kept, copies = self._keys[rows], _occurrence(rows)
+        fresh = _mix(kept ^ np.uint64(self.fold(name)._salt)) + copies * np.uint64(_GOLDEN)
+        return self._of(np.where(copies == 0, kept, _mix(fresh)), self._salt)
 
     def normal(self, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """Box and Muller's transform (1958) of hashed counters."""
-        return self._drawn(like, shape, _normal)
+        return self._drawn(like, shape, _normals, _normals_on)
 
     def uniform(self, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """In (0, 1): never 0 nor 1, so that logarithms are finite."""
-        drawn = self._drawn(like, shape, _uniform)
-        eps = torch.finfo(drawn.dtype).eps
-        return drawn.clamp_(eps / 4, 1 - eps / 2)
+        return self._drawn(like, shape, _uniforms, _uniforms_on)
 
     def _drawn(
-        self, like: Tensor, shape: tuple[int, ...], draw: Callable[[Tensor, int, torch.dtype], Tensor]
+        self,
+        like: Tensor,
+        shape: tuple[int, ...],
+        hashed: Callable[..., Any],
+        on_device: Callable[..., Tensor],
     ) -> Tensor:
-        event, copies = like.shape[1:], math.prod(shape)
+        size, copies = like.shape[1:].numel(), math.prod(shape)
         if len(self._keys) != like.shape[0]:
             raise ValueError(f"noise: made for {len(self._keys)} rows, asked for {like.shape[0]}")
-        dtype = like.dtype if like.dtype in (torch.float32, torch.float64) else torch.float32
-        keys = torch.cat([self._row_keys(m) for m in range(copies)]).to(like.device)
-        drawn = draw(keys, event.numel(), dtype).reshape(*shape, like.shape[0], *event)
+        double = like.dtype == torch.float64
+        keys = np.concatenate([self._row_keys(m) for m in range(copies)]) if shape else self._row_keys(0)
+        if like.device.type == "cpu":
+            drawn = torch.from_numpy(_in_chunks(hashed, keys, size, np.float64 if double else np.float32))
+        else:
+            signed = torch.from_numpy(keys.view(np.int64)).to(like.device)
+            drawn = on_device(signed, size, torch.float64 if double else torch.float32)
+        drawn = drawn.reshape(*shape, *like.shape)
         return drawn.to(like.dtype) if like.is_floating_point() else drawn
 
-    def _row_keys(self, copy: int) -> Tensor:
+    def _row_keys(self, copy: int) -> Words:
         salt = _mix_int((self._salt ^ (copy * _GOLDEN)) & _MASK) if copy else self._salt
-        return self._keys ^ _signed(salt)  # offsets into one hashed sequence of 2^64 numbers
+        return self._keys ^ np.uint64(salt)
 
 
-def _occurrence(index: Tensor) -> Tensor:
+def _words(values: Tensor) -> Words:
+    return values.to("cpu", torch.int64).reshape(-1).numpy().view(np.uint64)
+
+
+def _occurrence(index: NDArray[Any]) -> Words:
     """How many earlier entries of `index` are equal to each entry."""
-    order = torch.argsort(index, stable=True)
-    place = torch.arange(len(index))
-    first = torch.searchsorted(index[order].contiguous(), index[order].contiguous())
-    return torch.empty_like(place).scatter_(0, order, place - first)
+    order = np.argsort(index, kind="stable")
+    ordered = index[order]
+    found = np.empty(len(index), np.uint64)
+    found[order] = np.arange(len(index)) - np.searchsorted(ordered, ordered)
+    return found
 
 
-def _counters(keys: Tensor, count: int) -> Tensor:
-    steps = torch.arange(1, count + 1, device=keys.device) * _signed(_GOLDEN)
-    return _mix(keys[:, None] + steps)
+# --- on a CPU. Every intermediate is contiguous: on strided arrays logarithms and sines may round otherwise.
 
 
-def _normal(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Each 64-bit hash gives two signed words, one for a radius and one for an angle."""
+@lru_cache(maxsize=64)
+def _weyl(count: int) -> Words:
+    return np.arange(1, count + 1).astype(np.uint64) * np.uint64(_GOLDEN)
+
+
+def _counters(keys: Words, count: int) -> Words:
+    return _mix(keys[:, None] + _weyl(count))
+
+
+def _in_chunks(hashed: Callable[..., None], keys: Words, size: int, dtype: Any) -> NDArray[Any]:
+    drawn = np.empty((len(keys), size), dtype)
+    rows = max(1, CHUNK // max(size, 1))
+    for first in range(0, len(keys), rows):
+        hashed(keys[first : first + rows], drawn[first : first + rows])
+    return drawn
+
+
+def _normals(keys: Words, out: NDArray[Any]) -> None:
+    half = (out.shape[1] + 1) // 2
+    words = _counters(keys, half).view(np.uint32)
+    radius, angle = words[:, :half].astype(out.dtype), words[:, half:].astype(out.dtype)
+    radius += 0.5
+    radius *= 2.0**-32
+    np.log(radius, out=radius)
+    radius *= -2.0
+    np.sqrt(radius, out=radius)
+    angle *= 2.0**-31 * math.pi
+    np.multiply(radius, np.cos(angle), out=out[:, :half])
+    rest = out.shape[1] - half
+    np.multiply(radius[:, :rest], np.sin(angle)[:, :rest], out=out[:, half:])
+
+
+def _uniforms(keys: Words, out: NDArray[Any]) -> None:
+    out[:] = _counters(keys, out.shape[1]) >> np.uint64(11)
+    out += 0.5
+    out *= 2.0**-53
+    np.minimum(out, 1 - np.finfo(out.dtype).eps / 2, out=out)
+
+
+# --- the same on other devices, where integers are signed
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
+
+
+def _counters_on(keys: Tensor, count: int) -> Tensor:
+    z = keys[:, None] + torch.arange(1, count + 1, device=keys.device) * _signed(_GOLDEN)
+    for shift, factor in _MIX:
+        z.bitwise_xor_(_shifted(z, shift)).mul_(_signed(factor))
+    return z
+
+
+def _normals_on(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     half = (size + 1) // 2
-    words = _counters(keys, half).view(torch.int32).to(dtype)
-    # |word| in place of word + 2^31 keeps small uniforms, and so the tails, at full relative precision
-    radius = words[:, :half].abs().add_(0.5).mul_(2.0**-31).clamp_(max=1.0).log_().mul_(-2.0).sqrt_()
+    words = _counters_on(keys, half).view(torch.int32).to(torch.int64).bitwise_and_(0xFFFFFFFF).to(dtype)
+    radius = words[:, :half].add(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = words[:, half:] * (2.0**-31 * math.pi)
     return torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)], 1)[:, :size]
 
 
-def _uniform(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    return _shifted(_counters(keys, size), 11).to(dtype).add_(0.5).mul_(2.0**-53)
+def _uniforms_on(keys: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    drawn = _shifted(_counters_on(keys, size), 11).to(dtype).add_(0.5).mul_(2.0**-53)
+    return drawn.clamp_(max=1 - torch.finfo(dtype).eps / 2)
 
 
 class Shared(Noise):

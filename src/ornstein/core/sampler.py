@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -104,13 +105,14 @@ class Step:
         What is assigned passes the guides' `after_draw` as a draw does, so that constraints hold.
         """
         if self._next is None:
-            self.next = self.distribution.sample(self.noise)
+            law = self.distribution
+            self.next = law.mean if type(law) is Gaussian and law.deterministic else law.sample(self.noise)
         return self._next
 
     @next.setter
     def next(self, x: Tree) -> None:
         if isinstance(self.rule, Denoiser):
-            with torch.set_grad_enabled(self.grad):
+            with nullcontext() if torch.is_grad_enabled() is self.grad else torch.set_grad_enabled(self.grad):
                 x = self.rule.after_draw(x, self)
         self._next = x
 
@@ -285,9 +287,9 @@ class Sampler:
 
     def __call__(self, rule: Any, start: int | Tree, **options: Any) -> Tree:
         """Run to the end; the arguments of `steps`."""
-        for step in self.steps(rule, start, **options):
-            step.next  # noqa: B018  a step is drawn when its next state is read
-        with torch.set_grad_enabled(step.grad):
+        with torch.set_grad_enabled(bool(options.get("grad"))):  # once, in place of once a step
+            for step in self.steps(rule, start, **options):
+                step.next  # noqa: B018  a step is drawn when its next state is read
             return step.readout()
 
     def __repr__(self) -> str:

@@ -4,6 +4,7 @@ from .affine import RectifiedFlow, VarianceExploding, VariancePreserving
 from .discrete import Absorbing, DiscreteProcess, UniformNoise
 from .product import ProductProcess
 from .sde import SDE
+from .tabulated import Tabulated
 
 __all__ = [
     "SDE",
@@ -11,6 +12,7 @@ __all__ = [
     "DiscreteProcess",
     "ProductProcess",
     "RectifiedFlow",
+    "Tabulated",
     "UniformNoise",
     "VarianceExploding",
     "VariancePreserving",
