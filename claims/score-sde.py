@@ -15,7 +15,7 @@ import ornstein as orn
 from ornstein import data, denoisers, metrics, processes, solvers
 from ornstein.claim import Claim, Effect, Interval, Verdict
 
-SIZES = {"smoke": (300, 40), "quick": (1000, 200), "full": (2000, 400)}  # samples, steps
+SIZES = {"smoke": (200, 30), "quick": (500, 100), "full": (1000, 200)}  # samples, steps
 COARSE = 10
 SHARE = 0.1
 
