@@ -116,6 +116,7 @@ def measure(
     samples = Seen.of(draw(count, fields), {k: torch.tensor(v) for k, v in fields.items()}, bool(fields))
     if held_out.x.is_floating_point():
         _of_states(found, data, samples, held_out, seed)
+        _of_conditionals(found, model, data, held_out, draw)
     else:
         _of_sequences(found, data, samples.x, seed)
     return found
@@ -158,6 +159,32 @@ def _of_states(found: Measured, data: Any, samples: Seen, held_out: Seen, seed: 
     near = metrics.nearest_training_distance(samples.x, train.x, held_out.x)
     found.duplicates = near.duplicates
     found.rows.append(Row("nearest training distance over that of held-out data", near.ratio, None, "near 1"))
+
+
+def _of_conditionals(
+    found: Measured, model: Denoiser, data: Any, held_out: Seen, draw: Callable[..., Tree]
+) -> None:
+    """Of a tree of image and label: each given the other, as the held-out samples have it."""
+    classifier, labels = _classifier(data), held_out.labels
+    if classifier is None or labels is None or not isinstance(model.shape, dict):
+        return
+    named = draw(len(labels), given={"image": held_out.x})["label"]
+    drawn = draw(len(labels), given={"label": labels})["image"]
+    reference = metrics.class_accuracy(classifier, held_out.x, labels)
+    found.rows += [
+        Row(
+            "label given the image",
+            metrics.wilson(int((named == labels).sum()), len(labels)),
+            reference,
+            "high",
+        ),
+        Row(
+            "image given the label (class accuracy)",
+            metrics.class_accuracy(classifier, drawn, labels),
+            reference,
+            "high",
+        ),
+    ]
 
 
 def _distance(
