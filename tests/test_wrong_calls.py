@@ -73,7 +73,7 @@ def folder(tmp_path_factory) -> Path:
     np.save(path / "nan.npy", np.where(np.arange(48).reshape(3, 4, 4) == 20, np.nan, 0.0))
     np.save(path / "objects.npy", np.array([{}, None], dtype=object), allow_pickle=True)
     np.save(path / "ids.npy", np.arange(12).reshape(3, 4))
-    np.save(path / "points.npy", np.zeros((20, 5), np.float32))
+    np.save(path / "points.npy", np.zeros((20, 2, 3, 4, 5, 6), np.float32))
     np.savez(path / "uneven.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.arange(3))
     return path
 
@@ -184,7 +184,7 @@ PYTHON = {
         lambda w: guides.ClassifierFree(2.0, fields=("text",))(w.model), "ClassifierFree", "text", "label",
     ),
     "models of two processes superposed": (
-        lambda w: guides.Superposition([gaussian(VP())])(gaussian(VP())), "Superposition", "process",
+        lambda w: guides.Superposition([gaussian(VP("cosine"))])(gaussian(VP())), "Superposition", "process",
     ),
     "clamp of a leaf that is not there": (
         lambda w: guides.Clamp({"image": torch.ones(1).bool()}, {"image": torch.ones(1)})(w.model), "Clamp", "leaves",
@@ -300,7 +300,7 @@ CLI = {
     "train: resume of nothing": ("train digits --out new --resume", "--resume", "new"),
     "train: NaN in the data": ("train nan.npy", "row 1", "NaN"),
     "train: an empty folder": ("train empty", "empty", "no images"),
-    "train: data without a default network": ("train points.npy", "network", "(5,)"),
+    "train: data without a default network": ("train points.npy", "network", "(2, 3, 4, 5, 6)"),
     # sample
     "sample: unknown model": ("sample digitz", "model", "'digitz'", "Did you mean 'digits'", "owner/name"),
     "sample: unknown solver": ("sample model --solver heum", "--solver", "Did you mean 'heun'"),

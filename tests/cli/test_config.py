@@ -107,7 +107,7 @@ def test_what_nobody_says_follows_from_labelled_images() -> None:
     assert model.network.labels == 10
     assert model.shape == (1, 8, 8)
     assert model.scale == pytest.approx(0.848, abs=2e-3)  # of the scans
-    assert model.process.spec()["arguments"] == {"schedule": "cosine"}
+    assert model.process.spec()["arguments"]["schedule"] == "cosine"
 
 
 def test_what_nobody_says_follows_from_words() -> None:
