@@ -124,3 +124,10 @@ def test_other_devices_draw_the_same_to_rounding(size, dtype):
     like = torch.empty(50, size, dtype=dtype)
     torch.testing.assert_close(noise._normals_on(keys, size, dtype), source.normal(like), rtol=0, atol=1e-5)
     assert torch.equal(noise._uniforms_on(keys, size, dtype), source.uniform(like))
+
+
+def test_recorded_candidates_follow_their_rows():
+    like, record = torch.empty(3, 2), Recorded(source=Keyed(0, 3))
+    drawn = record.normal(like, (4,))
+    part = Recorded(record.draws)[torch.tensor([2, 0])]
+    assert torch.equal(part.normal(like[:2], (4,)), drawn[:, [2, 0]])

@@ -185,7 +185,7 @@ def draws(steps: int, like: Tensor) -> list[Tensor]:
 
 
 def recorded(noise: list[Tensor]) -> Recorded:
-    return Recorded({(i, "normal"): z for i, z in enumerate(noise)})
+    return Recorded({(i, "normal", ()): z for i, z in enumerate(noise)})
 
 
 @DTYPES

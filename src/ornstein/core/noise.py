@@ -280,7 +280,8 @@ class Shared(Noise):
 class Recorded(Noise):
     """Replays what was drawn; what is missing comes from `source`, if there is one, and is kept.
 
-    `draws` maps the names folded so far, with the kind, to a tensor: ("prior", "normal"), (0, "normal"), ...
+    `draws` maps the names folded so far, the kind and the shape asked for to a tensor: (-1, "normal", ()) is the start,
+    (0, "normal", ()) the first step, (0, "normal", (4,)) four candidates of it.
     """
 
     def __init__(self, draws: dict[Any, Tensor] | None = None, source: Noise | None = None) -> None:
@@ -296,7 +297,7 @@ class Recorded(Noise):
 
     def __getitem__(self, index: Any) -> Recorded:
         """The recorded rows `index`."""
-        chosen = {k: v[index] for k, v in self.draws.items()}
+        chosen = {k: v[(slice(None),) * len(k[-1]) + (index,)] for k, v in self.draws.items()}
         part = Recorded(chosen, self.source[index] if self.source else None)
         part._path = self._path
         return part
@@ -306,7 +307,7 @@ class Recorded(Noise):
         raise ValueError("Recorded noise has no draws for copies of a row; use Keyed noise to branch")
 
     def _draw(self, kind: str, like: Tensor, shape: tuple[int, ...]) -> Tensor:
-        key = (*self._path, kind)
+        key = (*self._path, kind, shape)
         if key not in self.draws:
             if self.source is None:
                 raise KeyError(f"Recorded noise has no draw {key}; it has {list(self.draws)}")
