@@ -110,8 +110,13 @@ def test_a_tree_is_measured_by_its_image_and_label(digits) -> None:
     parts = {"image": processes.VariancePreserving(), "label": processes.Absorbing(10)}
     network = networks.JointUNet(1, 10, width=8, multipliers=(1,))
     model = denoisers.NetworkDenoiser(network, processes.ProductProcess(parts), "edm", shape=joint.shape)
-    found = measure(
-        model, joint, lambda count, fields: joint.train.batch(torch.arange(count))["x_0"], count=60
-    )
+
+    def draw(count, fields=None, given=None):
+        """Training data in place of samples; whatever is given, the other leaf is that of the first scans."""
+        return {**joint.train.batch(torch.arange(count))["x_0"], **(given or {})}
+
+    found = measure(model, joint, draw, count=60)
     assert found.row("class accuracy").samples.value > 0.95
+    assert found.row("label given the image").samples.value < 0.3  # labels of other scans
+    assert found.row("image given the label (class accuracy)").samples.value < 0.3
     assert found.row(FRECHET) is not None
