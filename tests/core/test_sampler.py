@@ -199,8 +199,14 @@ def test_a_learned_process_gets_gradients_through_the_rows():
     process = Learned()
     truth = gaussian(process)
     grid = TimeGrid.through([0.9, 0.6, 0.3])
-    Sampler(DDIM(), grid=grid)(truth, torch.randn(2, 3), grad=True).sum().backward()
+    sampler = Sampler(DDIM(), grid=grid)
+    sampler(truth, torch.randn(2, 3), grad=True).sum().backward()
     assert process.pace.grad is not None and process.pace.grad.abs() > 0
+    before = process.at(0.5), process.slope(0.5), [row.a for _, row in sampler.program(process)]
+    with torch.no_grad():
+        process.pace.fill_(2.0)  # numbers that were made earlier must not be kept
+    assert process.at(0.5).alpha != before[0].alpha and process.slope(0.5).alpha != before[1].alpha
+    assert [row.a for _, row in sampler.program(process)] != before[2]
 
 
 def test_a_guides_memory_is_per_trajectory_not_on_the_guide():

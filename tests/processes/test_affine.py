@@ -197,3 +197,22 @@ def test_noise_is_kept_through_float32():
     x = torch.randn(2, 3, dtype=torch.float32)
     for law in (process.bridge(x, x, 0.5, 0.2), process.bridge(x, x, torch.tensor([0.5, 0.4]), 0.2)):
         assert law.mean.dtype == torch.float32 and law.sample(Keyed(0, 2)).dtype == torch.float32
+
+
+def test_the_clock_is_half_the_log_snr_held_within_ten(process):
+    assert process.clock(0.0) == 10.0
+    assert process.clock(0.5) == pytest.approx(process.half_log_snr(0.5))
+    assert process.clock(1.0) == max(process.half_log_snr(1.0), -10.0)
+    times = torch.tensor([0.0, 0.3, 1.0])
+    assert process.clock(times).tolist() == pytest.approx([process.clock(float(t)) for t in times])
+
+
+def test_without_signal_at_time_1_the_clock_stops_at_minus_ten():
+    assert RectifiedFlow().clock(1.0) == -10.0 and RectifiedFlow().clock(torch.tensor([1.0])).item() == -10.0
+
+
+def test_ratio_is_exp_minus_h_and_finite_at_both_ends(process):
+    t, s = 0.7, 0.2
+    h = process.half_log_snr(s) - process.half_log_snr(t)
+    assert process.ratio(t, s) == pytest.approx(math.exp(-h))
+    assert process.ratio(t, 0.0) == 0.0 and process.ratio(t, t) == process.ratio(0.0, 0.0) == 1.0
