@@ -59,7 +59,6 @@ GUIDES = (
 )
 
 AFFINE_ONLY = {"ddim", "ddim-half", "stochastic", "euler", "heun", "dpm++2m"}
-DETERMINISTIC = {"ddim", "euler", "heun", "dpm++2m", "recommended"}
 
 
 def refused(process: str, solver: str, guide: str) -> str | None:
@@ -71,8 +70,12 @@ def refused(process: str, solver: str, guide: str) -> str | None:
         return "reads no condition"  # the exact tables and trees here are unconditional
     if not affine and solver in AFFINE_ONLY:
         return "needs an affine process, got (Absorbing|UniformNoise)"
-    if guide == "superposition" and (solver in DETERMINISTIC and (affine or tree)):
-        return "point mass"
+    if (
+        guide == "superposition"
+        and solver != "ancestral"
+        and not (solver == "recommended" and not affine and not tree)
+    ):
+        return "densities of ancestral steps|densities are lost"
     return None
 
 

@@ -125,9 +125,9 @@ def test_a_step_index_may_differ_per_sample(solver):
     x = torch.stack([s.x[i] for s, i in rows])
     memory = {}
     if solver.history:
-        owner = next(iter(steps[1].memory))
+        owner = solver
         held = torch.stack([steps[int(d) - 1].memory[owner][0][i] for i, d in enumerate(depths)])
-        memory = {sampler.program(PROCESS)[0][0]: (held,)}
+        memory = {solver: (held,)}
     mixed = sampler.step(truth, x, depths, None, memory, Keyed(2, 3))
     for i, (step, _) in enumerate(rows):
         torch.testing.assert_close(

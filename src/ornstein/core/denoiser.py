@@ -108,11 +108,15 @@ def _empty(shape: Any, n: int, process: Any, example: Tensor) -> Tree:
 def _scattered(base: Posterior, some: Posterior, index: Tensor) -> Posterior:
     if isinstance(base, ProductPosterior):
         parts = {k: _scattered(base[k], some[k], index) for k in base.parts}
-        return ProductPosterior(base.process, base.x, base.t, parts, condition=base.condition)
+        options = {"condition": base.condition, "evaluations": _calls(base, some, index)}
+        return ProductPosterior(base.process, base.x, base.t, parts, **options)
     mean = tree_map(lambda b, v: b.index_copy(0, index, v.to(b.dtype)), base.mean, some.mean)
-    calls = torch.zeros(batch_size(base.x), dtype=torch.long, device=index.device)
-    calls = (calls + base.evaluations).index_add(0, index, torch.zeros_like(index) + some.evaluations)
-    return base.with_mean(mean, evaluations=calls)
+    return base.with_mean(mean, evaluations=_calls(base, some, index))
+
+
+def _calls(base: Posterior, some: Posterior, index: Tensor) -> Tensor:
+    calls: Tensor = torch.zeros(batch_size(base.x), dtype=torch.long, device=index.device) + base.evaluations
+    return calls.index_add(0, index, torch.zeros_like(index) + some.evaluations)
 
 
 class Guide:

@@ -79,9 +79,9 @@ class Matrix:
     def __init__(self, matrix: Tensor) -> None:
         self.matrix = matrix
 
-    def apply(self, z: Tensor) -> Tensor:
-        """matrix z, for z (..., B, *event)."""
-        lead = z.ndim - len(self._event(z))
+    def apply(self, z: Tensor, axes: int) -> Tensor:
+        """matrix z, for z (..., B, *event) with `axes` axes of the event."""
+        lead = z.ndim - axes
         flat = z.flatten(lead).unsqueeze(-1)
         return torch.matmul(self.matrix, flat).squeeze(-1).reshape(z.shape)
 
@@ -95,14 +95,6 @@ class Matrix:
         """log |det matrix|, (B,)."""
         log_det: Tensor = torch.linalg.slogdet(self.matrix)[1]
         return log_det.expand(len(x))
-
-    def _event(self, z: Tensor) -> tuple[int, ...]:
-        size, event = self.matrix.shape[-1], 1
-        for axis in range(z.ndim - 1, 0, -1):
-            event *= z.shape[axis]
-            if event == size:
-                return tuple(z.shape[axis:])
-        raise ValueError(f"state {tuple(z.shape)} does not fit a matrix of size {size}")
 
 
 class Gaussian(Distribution):
@@ -135,7 +127,7 @@ class Gaussian(Distribution):
         if noise is None:
             return self.mean
         if isinstance(self.scale, Matrix):
-            return self.mean + self.scale.apply(noise)
+            return self.mean + self.scale.apply(noise, self.mean.ndim - 1)
         if isinstance(self.scale, float):
             return torch.add(self.mean, noise, alpha=self.scale)
         return self.mean + align(self.scale, self.mean) * noise
@@ -174,13 +166,16 @@ class Gaussian(Distribution):
             raise ValueError("kl: scales that are matrices have no closed form here; use .torch()")
         ours, theirs = (align(s, self.mean) * torch.ones_like(gap) for s in (self.scale, other.scale))
         ratio = ours / theirs
-        return 0.5 * sum_event(ratio**2 + (gap / theirs) ** 2 - 1 - 2 * ratio.log())
+        terms = ratio**2 + (gap / theirs) ** 2 - 1 - 2 * ratio.log()
+        same = (ours == 0) & (theirs == 0) & (gap == 0)  # the same point in both
+        terms = torch.where((ours == 0) | (theirs == 0), math.inf, terms)
+        return 0.5 * sum_event(torch.where(same, 0.0, terms))
 
     def tilt(self, gradient: Tree) -> Gaussian:
         """N(mean + scale^2 gradient, scale^2)."""
         if isinstance(self.scale, Matrix):
             m = self.scale.matrix
-            shift = Matrix(m @ m.transpose(-1, -2)).apply(gradient)
+            shift = Matrix(m @ m.transpose(-1, -2)).apply(gradient, gradient.ndim - 1)
         else:
             shift = align(self.scale, self.mean) ** 2 * gradient
         return Gaussian(self.mean + shift, self.scale, self.space, self.gain)
@@ -246,11 +241,11 @@ class Categorical(Distribution):
             raise ValueError("noise_of: many noises lead to one category; pass source= to draw one")
         log_p = self.logits.log_softmax(-1)
         won = torch.nn.functional.one_hot(x, log_p.shape[-1]).bool()
-        top = source.fold("top").gumbel(log_p[..., :1])
-        rest = log_p + source.fold("rest").gumbel(log_p)
-        below = -torch.log(torch.exp(-top) + torch.exp(-rest))
+        top, free = source.fold("top").gumbel(log_p[..., :1]), source.fold("rest").gumbel(log_p)
+        below = -torch.logaddexp(-top, -(log_p + free))
         perturbed = torch.where(won, top, below)  # a common shift of all logits changes no argmax
-        return torch.where(torch.isinf(log_p), torch.zeros_like(log_p), perturbed - log_p)
+        # what cannot win, or lies far below the top, is not held back by it
+        return torch.where(torch.isinf(log_p), free, perturbed - log_p)
 
     def residual(self, x: Tree) -> Tensor:
         """one_hot(x) - probabilities."""

@@ -38,7 +38,7 @@ class TimeGrid(list[GridRow]):
     """Rows (t, s, solver); `+` joins grids, `*` repeats them, slices are grids."""
 
     def __init__(self, rows: Iterable[Sequence[Any]] = ()) -> None:
-        super().__init__(GridRow(*row) for row in rows)
+        super().__init__(GridRow(_number(row[0]), _number(row[1]), *row[2:]) for row in rows)
 
     @classmethod
     def through(cls, times: Sequence[Time], solver: Solver | None = None) -> TimeGrid:
@@ -108,6 +108,10 @@ class TimeGrid(list[GridRow]):
     def product(cls, **leaves: TimeGrid | float) -> TimeGrid:
         """One grid over a tree state: each leaf on its own grid, or held at a time given as a number."""
         grids = {k: g for k, g in leaves.items() if isinstance(g, TimeGrid)}
+        if any(row.solver is not None for g in grids.values() for row in g):
+            raise ValueError(
+                "product: rows of the leaves' grids name a solver; give Leafwise({leaf: solver}) instead"
+            )
         lengths = {len(g) for g in grids.values()}
         if len(lengths) != 1:
             raise ValueError(f"product: leaves need grids of one length, got {sorted(lengths)}")
@@ -147,6 +151,10 @@ class TimeGrid(list[GridRow]):
         return TimeGrid(found) if isinstance(index, slice) else found
 
 
+def _number(time: Time) -> Time:
+    return float(time) if isinstance(time, int) else time
+
+
 def _positive(steps: int) -> None:
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"steps: expected an integer of at least 1, got {steps!r}")
@@ -154,7 +162,7 @@ def _positive(steps: int) -> None:
 
 def _ends(process: AffineProcess, largest: float | None, smallest: float) -> tuple[float, float]:
     start = math.exp(-process.half_log_snr(1.0))
-    high = min(start, LARGEST) if largest is None else largest
+    high = min(start, LARGEST if largest is None else largest)
     if not 0 < smallest < high:
         raise ValueError(f"smallest: expected between 0 and {high:.4g} (largest), got {smallest}")
     return high, smallest

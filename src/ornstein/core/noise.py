@@ -74,7 +74,10 @@ class Noise:
         An argmax is decided by the large ones, and floating numbers are dense near 0 but not near 1: -log(-log u)
         would have few values above 12 in float32 and none above 17, which is seen in samples (2409.02908).
         """
-        return self.uniform(like, shape).neg_().log1p_().neg_().log_().neg_()
+        wide = (
+            like.float() if like.dtype in (torch.float16, torch.bfloat16) else like
+        )  # halves would round u to 1
+        return self.uniform(wide, shape).neg_().log1p_().neg_().log_().neg_().to(like.dtype)
 
     def __getitem__(self, index: Any) -> Noise:
         """The source of the rows `index`: a row keeps its noise wherever it goes."""
@@ -83,6 +86,10 @@ class Noise:
     def branch(self, index: Tensor, name: str | int) -> Noise:
         """The rows `index`, where second and later copies of one row get keys of their own."""
         raise NotImplementedError
+
+    def fold_rows(self, names: Tensor) -> Noise:
+        """Row i as in `fold(names[i])`: for samples that are at different steps."""
+        raise ValueError(f"{type(self).__name__} noise cannot be folded row by row; use Keyed noise")
 
 
 class Keyed(Noise):
@@ -124,6 +131,11 @@ class Keyed(Noise):
         chosen = index.cpu().numpy() if isinstance(index, Tensor) else index
         return self._of(self._keys[chosen].reshape(-1), self._salt)
 
+    def fold_rows(self, names: Tensor) -> Keyed:
+        """Row i as in `fold(names[i])`."""
+        salts = np.array([self.fold(name)._salt for name in names.tolist()], np.uint64)
+        return self._of(self._keys ^ salts, 0)
+
     def branch(self, index: Tensor, name: str | int) -> Keyed:
         """New keys for repeated rows; the first copy of each row keeps its own."""
         rows = index.cpu().numpy()
@@ -137,7 +149,9 @@ class Keyed(Noise):
 
     def uniform(self, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
         """In (0, 1): never 0 nor 1, so that logarithms are finite."""
-        return self._drawn(like, shape, _uniforms, _uniforms_on)
+        drawn = self._drawn(like, shape, _uniforms, _uniforms_on)
+        limits = torch.finfo(drawn.dtype)
+        return drawn.clamp_(limits.tiny, 1 - limits.eps / 2) if limits.bits < 32 else drawn
 
     def _drawn(
         self,

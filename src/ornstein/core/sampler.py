@@ -43,6 +43,7 @@ class Step:
         "_next",
         "_noise",
         "_scratch",
+        "_selected",
         "condition",
         "distribution",
         "evaluations",
@@ -78,13 +79,16 @@ class Step:
         self.condition, self.memory, self._noise = condition, memory, noise
         self.evaluations, self.grad, self._next, self.posterior = evaluations, grad, None, None
         self._scratch: dict[Any, Any] | None = None
+        self._selected = 0
         if row is not None and solver is not None:
-            self.t, self.s, self._before = row.t, row.s, memory.get(solver)
+            self.t, self.s, self._before = row.t, row.s, memory.get(solver.owner)
 
     @property
     def noise(self) -> Noise:
         """This step's source of noise; fold it by a name for a guide's own draws."""
-        return self._noise.fold(self.index) if isinstance(self.index, int) else self._noise
+        if isinstance(self.index, int):
+            return self._noise.fold(self.index)
+        return self._noise.fold_rows(self.index)
 
     @property
     def scratch(self) -> dict[Any, Any]:
@@ -106,7 +110,12 @@ class Step:
         """
         if self._next is None:
             law = self.distribution
-            self.next = law.mean if type(law) is Gaussian and law.deterministic else law.sample(self.noise)
+            if type(law) is Gaussian and law.deterministic:
+                self.next = law.mean
+            else:
+                with torch.set_grad_enabled(self.grad):
+                    drawn = law.sample(self.noise)
+                self.next = drawn
         return self._next
 
     @next.setter
@@ -128,7 +137,8 @@ class Step:
         self.memory = {owner: _picked(value, index) for owner, value in self.memory.items()}
         self.evaluations = select(self.evaluations, index)
         self.posterior = None if self.posterior is None else self.posterior[index]
-        self._noise = self._noise.branch(index, self.index)
+        self._noise = self._noise.branch(index, f"{self.index}/{self._selected}")
+        self._selected += 1
 
     def readout(self) -> Tree:
         """The data that the next state stands for."""
@@ -143,7 +153,7 @@ class Step:
             self.evaluations = self.evaluations + self.posterior.evaluations
         law, kept = self.solver.law(self.x, self.posterior, self.row, self._before, self.condition)
         if kept is not None:
-            self.memory[self.solver] = kept
+            self.memory[self.solver.owner] = kept
         self.distribution = rule.before_draw(law, self) if isinstance(rule, Denoiser) else law
         return self
 
@@ -271,7 +281,8 @@ class Sampler:
         if given is None or (isinstance(given, dict) and None in given.values()):
             step = Step(rule, None, None, -1, given, condition, memory, noise, 0, grad)
             step.t, step.s = None, program[0][1].t
-            step.distribution = _first(process, like, given, condition)
+            prior = _first(process, like, given, condition)
+            step.distribution = rule.before_draw(prior, step) if isinstance(rule, Denoiser) else prior
             yield step
             x, condition, memory, noise = step.next, step.condition, step.memory, step._noise
         for index, (solver, row) in enumerate(program):
@@ -378,6 +389,8 @@ def _check(rule: Any, program: Sequence[tuple[Solver, Row]]) -> None:
 
 
 def _gathered(program: Sequence[tuple[Solver, Row]], index: Tensor) -> tuple[Solver, Row]:
+    if len(index.unique()) == 1:
+        return program[int(index[0])]
     solvers = {id(program[i][0]): program[i][0] for i in set(index.tolist())}
     if len(solvers) != 1:
         raise ValueError("step: samples at rows of different solvers; group them by solver")

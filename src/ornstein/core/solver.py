@@ -82,14 +82,18 @@ class Solver:
     Attributes:
         order: of the deterministic method, or of the law for a stochastic one; a test measures it.
         stochastic: whether steps draw noise.
+        reverses: whether its steps are those of the reversed process, so that their densities are known to belong to
+            it; of the stochastic family only the ancestral step is.
         history: how many earlier posterior means it reads.
     """
 
     order: int = 1
     stochastic: bool = False
+    reverses: bool = False
     history: int = 0
 
     process: Process
+    owner: Solver  # the solver that was bound: memory is kept under it, however often numbers are made anew
 
     def on(self, process: Process) -> Solver:
         """This solver bound to a process (leaf by leaf for a tree state).
@@ -99,10 +103,12 @@ class Solver:
         """
         parts: dict[str, Process] | None = getattr(process, "parts", None)
         if parts:
-            return Leafwise(dict.fromkeys(parts, self)).on(process)
+            leafwise = Leafwise(dict.fromkeys(parts, self)).on(process)
+            leafwise.owner = self
+            return leafwise
         self.check(process)
         bound = copy.copy(self)
-        bound.process = process
+        bound.process, bound.owner = process, self
         return bound
 
     def check(self, process: Process) -> None:
@@ -131,6 +137,10 @@ class Solver:
             mean = scaled(row.a, x)
         else:
             mean = combine(row.a, x, row.b, posterior.mean)
+        if row.past and not memory:
+            raise ValueError(
+                f"{type(self).__name__}: this row reads earlier steps; pass their memory, or start at row 0"
+            )
         if row.past and memory:
             fresh = isinstance(row.a, float) and row.a != 1.0
             for weight, earlier in zip(row.past, memory, strict=False):
@@ -184,6 +194,7 @@ class Leafwise(Solver):
         self.solvers = solvers
         self.stochastic = any(s.stochastic for s in solvers.values())
         self.order = min(s.order for s in solvers.values())
+        self.reverses = all(s.reverses for s in solvers.values())
 
     def on(self, process: Process) -> Solver:
         """Bind every leaf's solver to its leaf.
@@ -198,7 +209,7 @@ class Leafwise(Solver):
                 f"{type(process).__name__} has {f'the leaves {sorted(parts)}' if parts else 'one tensor, no leaves'}"
             )
         bound = Leafwise({name: self.solvers[name].on(part) for name, part in parts.items()})
-        bound.process = process
+        bound.process, bound.owner = process, self
         return bound
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:

@@ -14,6 +14,15 @@ from ornstein.processes import DiscreteProcess
 __all__ = ["TableDenoiser"]
 
 
+def responsibilities(log_likelihoods: Tensor, log_weights: Tensor) -> Tensor:
+    """p(component | x_t), (B, K).
+
+    A factorised step can reach states that no component explains: there the weights are all that is known.
+    """
+    explained = torch.isfinite(log_likelihoods).any(1, keepdim=True)
+    return (torch.where(explained, log_likelihoods, 0.0) + log_weights).softmax(1)
+
+
 class TableDenoiser(Denoiser):
     """Posterior of every entry given all noisy entries, by Bayes' rule over the rows of a table.
 
@@ -50,8 +59,7 @@ class TableDenoiser(Denoiser):
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
         """Exact for single entries, which is what a factorised step uses; heads hold the `responsibilities`."""
-        # a factorised step can reach states that no row explains: there the table's weights are all that is known
-        weights = self._log_joint(x, t).nan_to_num(neginf=-1e4).softmax(1)
+        weights = responsibilities(self.log_likelihoods(x, t), self.log_weights)
         return self.given(x, t, weights, condition)
 
     def given(self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None) -> Posterior:

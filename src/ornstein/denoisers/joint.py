@@ -11,7 +11,7 @@ from ornstein.core import Condition, Denoiser, Posterior, ProductPosterior, Step
 from ornstein.processes import ProductProcess
 
 from .analytic import MixtureDenoiser
-from .discrete import TableDenoiser
+from .discrete import TableDenoiser, responsibilities
 
 __all__ = ["JointDenoiser"]
 
@@ -42,17 +42,23 @@ class JointDenoiser(Denoiser):
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
         """Exact: every leaf sees all noisy leaves, each at its own time."""
-        weights = self._log_joint(x, t).softmax(1)
+        weights = responsibilities(self._told(x, t), self._log_weights)
         parts = {k: d.given(x[k], leaf_time(t, k), weights) for k, d in self._parts.items()}
         return ProductPosterior(self.process, x, t, parts, condition=condition)
 
     def log_density(self, x: Tree, t: Time) -> Tensor:
         """log q_t of the whole tree, (B,)."""
-        return self._log_joint(x, t).logsumexp(1)
+        return (self._told(x, t) + self._log_weights).logsumexp(1)
 
-    def _log_joint(self, x: Tree, t: Time) -> Tensor:
-        told = [d.log_likelihoods(x[k], leaf_time(t, k)) for k, d in self._parts.items()]
-        return torch.stack(told).sum(0) + next(iter(self._parts.values())).log_weights
+    def _told(self, x: Tree, t: Time) -> Tensor:
+        """log q(x_t | component) over all leaves, (B, K)."""
+        leaves = [d.log_likelihoods(x[k], leaf_time(t, k)) for k, d in self._parts.items()]
+        return torch.stack(leaves).sum(0)
+
+    @property
+    def _log_weights(self) -> Tensor:
+        weights: Tensor = next(iter(self._parts.values())).log_weights
+        return weights
 
     @property
     def _parts(self) -> dict[str, Any]:

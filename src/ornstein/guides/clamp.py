@@ -47,18 +47,19 @@ class Clamp(Guide):
     def after_draw(self, x: Tree, step: Step) -> Tree:
         """x with the known entries in place."""
         if not isinstance(x, dict):
-            return self._imposed(x, self.mask, self.values, step, step.rule.process, step.s)
+            return self._imposed(x, self.mask, self.values, step, step.rule.process, step.s, "clamp")
         parts = step.rule.process.parts
         times = step.s if isinstance(step.s, dict) else dict.fromkeys(x, step.s)
         known = {
-            k: self._imposed(x[k], self.mask[k], v, step, parts[k], times[k]) for k, v in self.values.items()
+            k: self._imposed(x[k], self.mask[k], v, step, parts[k], times[k], f"clamp {k}")
+            for k, v in self.values.items()
         }
         return {**x, **known}
 
     def _imposed(
-        self, x: Tensor, mask: Tensor, values: Tensor, step: Step, process: Process, time: Time
+        self, x: Tensor, mask: Tensor, values: Tensor, step: Step, process: Process, time: Time, name: str
     ) -> Tensor:
         values = values.to(x).expand(x.shape)
         if self.noised:
-            values = process.marginal(values, time, step.condition).sample(step.noise.fold("clamp"))
+            values = process.marginal(values, time, step.condition).sample(step.noise.fold(name))
         return torch.where(mask.to(x.device), values, x)

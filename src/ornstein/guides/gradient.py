@@ -38,14 +38,20 @@ class _ScoreShift(Guide):
                 f"{type(self).__name__} needs an affine process, whose states have gradients; got "
                 f"{type(denoiser.process).__name__}"
             )
+        if denoiser.estimates != "posterior":
+            raise ValueError(
+                f"{type(self).__name__} shifts a score, and this model estimates a {denoiser.estimates} (it was "
+                "trained under a dependent coupling), not a posterior"
+            )
 
     @staticmethod
     def _time(denoiser: Denoiser, t: Time) -> Time:
         """t, or the last time with some signal: without any, the weight is infinite and the gradient 0."""
         process: Any = denoiser.process
-        if isinstance(t, float) and process.at(t).alpha < 1e-3:
-            return float(process.time_at(math.log(1e-3 / process.at(t).sigma)))
-        return t
+        alpha, _, sigma = process.at(t)
+        if not isinstance(t, Tensor):
+            return t if alpha >= 1e-3 else float(process.time_at(math.log(1e-3 / sigma)))
+        return torch.where(alpha >= 1e-3, t, process.time_at((1e-3 / sigma.clamp(min=1e-3)).log()))
 
     def _shifted(self, posterior: Posterior, gradient: Tree) -> Posterior:
         process: Any = posterior.process
@@ -80,11 +86,11 @@ class ClassifierGradient(_ScoreShift):
     ) -> Posterior:
         """One network call, and the classifier's gradient."""
         t = self._time(denoiser, t)
-        inner = denoiser(x, t, condition, step)
+        inner, keep = denoiser(x, t, condition, step), torch.is_grad_enabled() and x.requires_grad
         with torch.enable_grad():
             leaf = x if x.requires_grad else x.detach().requires_grad_()
             value = self.log_prob(leaf, t, condition).sum()
-            (gradient,) = torch.autograd.grad(value, leaf, create_graph=x.requires_grad)
+            (gradient,) = torch.autograd.grad(value, leaf, create_graph=keep)
         return self._shifted(inner, gradient)
 
 
@@ -125,22 +131,16 @@ class RewardGradient(_ScoreShift):
             process: Any = inner.process
             alpha = process.at(t).alpha
             return self._shifted(inner, scaled(alpha, gradient))
-        keep = torch.is_grad_enabled() and x.requires_grad
+        keep = torch.is_grad_enabled()
         with torch.enable_grad():
             leaf = x if x.requires_grad else x.detach().requires_grad_()
             inner = denoiser(leaf, t, condition, step)
             gradient = self._gradient(inner.mean, leaf, condition, keep)
-        if keep:
-            return self._shifted(inner, gradient)
-        return self._shifted(_detached(inner, x), gradient)
+        inner = inner if keep else inner.with_mean(inner.mean.detach())
+        inner.x = x
+        return self._shifted(inner, gradient)
 
     def _gradient(self, mean: Tensor, leaf: Tensor, condition: Condition | None, keep: bool) -> Any:
         with torch.enable_grad():
             value = self.reward(mean, condition).sum()
             return torch.autograd.grad(value, leaf, create_graph=keep)[0]
-
-
-def _detached(posterior: Posterior, x: Tensor) -> Posterior:
-    made = posterior.with_mean(posterior.mean.detach())
-    made.x = x
-    return made

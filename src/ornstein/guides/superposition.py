@@ -6,7 +6,19 @@ from collections.abc import Sequence
 
 import torch
 
-from ornstein.core import Condition, Denoiser, Guide, Posterior, Step, Time, Tree, average, batch_size, leaves
+from ornstein.core import (
+    Condition,
+    Denoiser,
+    Distribution,
+    Guide,
+    Posterior,
+    Step,
+    Time,
+    Tree,
+    average,
+    batch_size,
+    leaves,
+)
 
 __all__ = ["Superposition"]
 
@@ -55,6 +67,11 @@ class Superposition(Guide):
         if step is None:
             shares = self.log_weights.softmax(0).tolist()
             return average(posteriors, shares)
+        if step.solver is not None and not step.solver.reverses:
+            raise ValueError(
+                f"Superposition reads the densities of ancestral steps; those of {step.solver!r} are not the reversed "
+                "process's (a deterministic one is a point mass): use Ancestral()"
+            )
         log_q = step.memory.get(self)
         if log_q is None:
             log_q = self.log_weights.expand(batch_size(x), -1)
@@ -63,6 +80,14 @@ class Superposition(Guide):
         mixed = average(posteriors, list(responsibilities.unbind(1)))
         mixed.heads = {**(mixed.heads or {}), "responsibilities": responsibilities}
         return mixed
+
+    def before_draw(self, distribution: Distribution, step: Step) -> Distribution:
+        """Refuse rows that ask no posterior, such as noising up: the densities reached are not known."""
+        if step.row is not None and not step.row.calls:
+            raise ValueError(
+                f"Superposition: rows of {step.solver!r} call no model, so densities are lost; leave them out"
+            )
+        return distribution
 
     def after_draw(self, x: Tree, step: Step) -> Tree:
         """Add each model's log-probability of the step that was taken."""

@@ -62,7 +62,13 @@ class DiscreteProcess(Process):
 
     def kernel(self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None) -> Categorical:
         """q(x_s | x_t), s >= t."""
+        if isinstance(t, float) and isinstance(s, float) and s < t:
+            raise ValueError(
+                f"kernel: {type(self).__name__} steps forwards, got t={t} to s={s}; backwards needs a denoiser"
+            )
         probs = one_hot(x_t, self.states).to(torch.get_default_dtype())
+        if isinstance(t, float) and t == s:
+            return Categorical(probs.log())
         keep = align(self.alpha(s) / self.alpha(t), probs)
         return Categorical(self._noised(probs, keep).log())
 

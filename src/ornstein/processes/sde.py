@@ -42,4 +42,8 @@ class SDE(Process):
         extra = (condition,) if self.fields else ()
         mean = torch.add(x_t, self.drift(t, x_t, *extra), alpha=s - t)
         noise = self.diffusion(t, x_t, *extra) if callable(self.diffusion) else self.diffusion
+        if isinstance(noise, Tensor):
+            noise = noise.expand_as(
+                x_t
+            )  # as torch broadcasts, from the right: (D,) is one number a coordinate
         return Gaussian(mean, noise * math.sqrt(abs(s - t)), self.space)

@@ -37,12 +37,13 @@ class Stochastic(Solver):
         if not stochasticity >= 0:
             raise ValueError(f"stochasticity: expected a number >= 0, got {stochasticity}")
         self.stochasticity = float(stochasticity)
-        self.stochastic = stochasticity > 0
+        self.stochastic, self.reverses = stochasticity > 0, stochasticity == 1
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """One row a step."""
         assert isinstance(process, AffineProcess)
         _refuse_upwards(self, grid)
+        refuse_from_data(self, process, grid)
         return [Row.of(r.t, r.s, process.step(r.t, r.s, self.stochasticity)) for r in grid]
 
 
@@ -56,12 +57,13 @@ class DDIM(Solver):
     def __init__(self, eta: float = 0.0) -> None:
         if not 0 <= eta <= 1:
             raise ValueError(f"eta: expected a number from 0 to 1, got {eta}")
-        self.eta, self.stochastic = float(eta), eta > 0
+        self.eta, self.stochastic, self.reverses = float(eta), eta > 0, eta == 1
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """One row a step."""
         assert isinstance(process, AffineProcess)
         _refuse_upwards(self, grid)
+        refuse_from_data(self, process, grid)
         return [Row.of(r.t, r.s, process.ddim_step(r.t, r.s, self.eta)) for r in grid]
 
 
@@ -80,6 +82,7 @@ class Ancestral(Solver):
     """
 
     stochastic = True
+    reverses = True
 
     def __init__(self, variance: str = "bridge") -> None:
         if variance not in ("bridge", "posterior"):
@@ -133,6 +136,21 @@ def _widened(law: Gaussian, posterior: Posterior | None) -> Gaussian:
 def _full(value: Any, like: Tensor) -> Tensor:
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     return torch.as_tensor(align(value, like)).expand_as(like)
+
+
+def refuse_from_data(solver: Solver, process: AffineProcess, grid: TimeGrid) -> None:
+    """Refuse to follow the flow up from where there is no noise: its direction is not defined there."""
+    for row in grid:
+        if (
+            isinstance(row.t, float)
+            and isinstance(row.s, float)
+            and row.s > row.t
+            and process.at(row.t).sigma == 0
+        ):
+            raise ValueError(
+                f"{type(solver).__name__}: the flow cannot start at t={row.t}, where there is no noise to read a "
+                "direction from; start at a small time"
+            )
 
 
 def _refuse_upwards(solver: Solver, grid: TimeGrid) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from ornstein.core import (
     AffineProcess,
     Condition,
@@ -17,6 +19,8 @@ from ornstein.core import (
     Tree,
     combine,
 )
+
+from .ancestral import refuse_from_data
 
 __all__ = ["Euler", "Heun"]
 
@@ -34,6 +38,7 @@ class Euler(Solver):
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """One row a step."""
         assert isinstance(process, AffineProcess)
+        refuse_from_data(self, process, grid)
         return [_euler(process, r.t, r.s) for r in grid]
 
 
@@ -62,11 +67,13 @@ class Heun(Solver):
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """Two rows a step."""
         assert isinstance(process, AffineProcess)
+        refuse_from_data(self, process, grid)
+        if any(isinstance(r.s, Tensor) for r in grid):
+            raise ValueError("Heun: needs one time for all rows and entries; use DDIM() for vector time")
         rows = []
         for r in grid:
             rows.append(_euler(process, r.t, r.s))
-            ends = not isinstance(r.s, float) or process.at(r.s).sigma == 0
-            if not ends and r.s != r.t:
+            if process.at(r.s).sigma != 0 and r.s != r.t:
                 rows.append(_corrector(process, r.t, r.s))
         return rows
 
@@ -82,6 +89,9 @@ class Heun(Solver):
         law, _ = super().law(x, posterior, row, memory, condition)
         assert isinstance(law, Gaussian)
         if row.past:
+            weights = row.past[0]
+            if isinstance(weights, Tensor) and len(weights.unique()) > 1:
+                raise ValueError("Heun: samples at predictor and at corrector rows cannot share a step")
             return law, None
         return law, (combine(1.0, law.mean, -1.0, x),)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ornstein.core import AffineProcess, Process, Row, Solver, TimeGrid
 
@@ -29,7 +30,7 @@ class DPMSolverPP(Solver):
         """One row a step."""
         assert isinstance(process, AffineProcess)
         rows: list[Row] = []
-        before = math.nan  # no earlier step
+        before: Any = math.nan  # no earlier step
         for r in grid:
             row = Row.of(r.t, r.s, process.step(r.t, r.s, 0.0))
             h = _length(process, r.t, r.s)
@@ -41,7 +42,7 @@ class DPMSolverPP(Solver):
         return rows
 
 
-def _length(process: AffineProcess, t: float, s: float) -> float:
+def _length(process: AffineProcess, t: float, s: float) -> Any:
     if not isinstance(t, float) or not isinstance(s, float):
         raise ValueError("DPMSolverPP: multistep methods need one time for all; use DDIM() for vector time")
-    return float(process.half_log_snr(s) - process.half_log_snr(t)) if t != s else 0.0
+    return process.half_log_snr(s) - process.half_log_snr(t) if t != s else 0.0
