@@ -89,6 +89,11 @@ class ScoreSDE(Claim):
             and effects[f"{name}: ODE to SDE, share of control"].above(-SHARE)
             for name in ("exact", "digits")
         )
+        right = all(
+            effects[f"exact: {name} to data"].below(SHARE * effects["exact: control"].value)
+            for name in ("ODE", "SDE")
+        )
+        exact = exact and right
         seen = effects["exact: control"].above(0.0) and effects["digits: control"].above(0.0)
         if not seen:
             return Verdict("not reproduced", "the control's own error is not seen, so the test says nothing")

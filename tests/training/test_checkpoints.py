@@ -70,3 +70,17 @@ def test_a_later_format_is_not_guessed_at(tmp_path) -> None:
     checkpoints.write(1, some(1), {"format": 99})
     with pytest.warns(UserWarning, match="format 99"):
         assert checkpoints.latest() is None
+
+
+def test_a_flipped_bit_is_noticed_and_the_checkpoint_passed_over(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2):
+        checkpoints.write(step, {"w": torch.full((4,), float(step))}, {})
+    (tmp_path / "step-notes").mkdir()  # not one of ours
+    path = tmp_path / "step-00000002" / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 0x40
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="damaged and passed over"):
+        step, tensors, _ = checkpoints.latest()
+    assert step == 1 and tensors["w"].tolist() == [1.0] * 4

@@ -50,5 +50,6 @@ class BestOf:
         n = batch_size(flat) // m
         rows = torch.arange(n).repeat(m)
         condition = step.condition.rows(rows) if step.condition else step.condition
-        chosen = self.value(flat, step.s, condition).reshape(m, n).argmax(0)
+        with torch.set_grad_enabled(step.grad):
+            chosen = self.value(flat, step.s, condition).reshape(m, n).argmax(0)
         return tree_map(lambda x: x[chosen, torch.arange(n, device=x.device)], drawn)

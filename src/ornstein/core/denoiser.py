@@ -127,6 +127,7 @@ class Guide:
     """
 
     fields: frozenset[str] = frozenset()
+    remembers = False  # whether it keeps something of every call in a step: then it is called once a step
 
     def __call__(self, denoiser: Denoiser) -> Guided:
         """The guided denoiser.
@@ -170,6 +171,14 @@ class Guided(Denoiser):
     ) -> Posterior:
         """The guided posterior."""
         return self.guide.posterior(self.denoiser, x, t, condition, step)
+
+    def many(
+        self, x: Tree, t: Time, conditions: Sequence[Condition | None], step: Step | None = None
+    ) -> list[Posterior]:
+        """The inner denoiser's, in one network call, where the guide leaves posteriors alone."""
+        if type(self.guide).posterior is Guide.posterior:
+            return self.denoiser.many(x, t, conditions, step)
+        return super().many(x, t, conditions, step)
 
     def like(self, n: int) -> Tree:
         """The inner denoiser's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ornstein.core import Condition, Denoiser, Guide, Posterior, Step, Time, Tree, mix
+from ornstein.core import Condition, Denoiser, Guide, Guided, Posterior, Step, Time, Tree, mix
 
 __all__ = ["ClassifierFree"]
 
@@ -41,7 +41,16 @@ class ClassifierFree(Guide):
         self.scale, self.dropped, self.interval = float(scale), tuple(fields), interval
 
     def check(self, denoiser: Denoiser) -> None:
-        """The model must read the fields that are dropped."""
+        """The model must read the fields that are dropped, and may be called twice."""
+        inner = denoiser
+        while isinstance(inner, Guided):
+            if inner.guide.remembers:
+                name = type(inner.guide).__name__
+                raise ValueError(
+                    f"ClassifierFree calls its model twice a step, and {name} keeps what it is told once: guide each "
+                    f"model first, then superpose them, {name}([ClassifierFree(s)(b)])(ClassifierFree(s)(a))"
+                )
+            inner = inner.denoiser
         missing = set(self.dropped) - denoiser.fields
         if missing or not denoiser.fields:
             raise ValueError(

@@ -41,8 +41,11 @@ class Superposition(Guide):
         weights: of all models, the guided one first; equal by default.
     """
 
+    remembers = True
+
     def __init__(self, others: Sequence[Denoiser], weights: Sequence[float] | None = None) -> None:
         self.others = list(others)
+        self.fields = frozenset().union(*(other.fields for other in self.others))
         weights = [1.0] * (len(self.others) + 1) if weights is None else list(weights)
         if not self.others or len(weights) != len(self.others) + 1 or min(weights) <= 0:
             raise ValueError(

@@ -86,7 +86,8 @@ class Denoising(Objective):
         x_t = model.process.marginal(x_0, t, condition).sample(noise.fold("state"))
         if condition and self.drop:
             dropped = noise.fold("drop").uniform(_column(x_0)).squeeze(1) < self.drop
-            condition = condition.dropped(dropped)
+            own = [name for name in condition if name not in model.process.fields]  # an anchor is not dropped
+            condition = condition.dropped(dropped, *own) if own else condition
         posterior = model(x_t, t, condition)
         named = self.errors(model, model.process, posterior, x_0, x_t, t)
         sample = torch.stack(list(named.values())).sum(0)

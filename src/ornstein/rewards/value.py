@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from ornstein.core import Condition, Denoiser, Time, Tree
@@ -27,5 +26,4 @@ class PosteriorValue:
         """(B,). At time 0 the state is the data and no network is called."""
         if isinstance(t, float) and t == 0.0:
             return self.reward(x, condition)
-        with torch.no_grad():
-            return self.reward(self.denoiser(x, t, condition).mode, condition)
+        return self.reward(self.denoiser(x, t, condition).mode, condition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import warnings
@@ -37,7 +38,8 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Of the complete ones, in order."""
         found = self.folder.glob("step-*") if self.folder.exists() else ()
-        return sorted(int(p.name.removeprefix("step-")) for p in found)
+        numbers = (p.name.removeprefix("step-") for p in found)
+        return sorted(int(number) for number in numbers if number.isdigit())
 
     def write(self, step: int, tensors: Mapping[str, Tensor], plain: Mapping[str, Any]) -> None:
         """Write one, then remove what is older than the ones to keep.
@@ -47,10 +49,11 @@ class Checkpoints:
         """
         from safetensors.torch import save
 
-        text = json.dumps({"format": FORMAT, "step": step, **plain}, indent=1)
-        owned = {k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()}
+        content = save({k: v.to("cpu", copy=True).contiguous() for k, v in tensors.items()})
+        digest = hashlib.sha256(content).hexdigest()  # a flipped bit would otherwise load as another number
+        text = json.dumps({"format": FORMAT, "step": step, "digest": digest, **plain}, indent=1)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_folder(self._path(step), {TENSORS: save(owned), STATE: text.encode()})
+        write_folder(self._path(step), {TENSORS: content, STATE: text.encode()})
         for old in self.steps()[: -self.keep]:
             remove_folder(self._path(old))
 
@@ -78,6 +81,8 @@ class Checkpoints:
         plain = json.loads((path / STATE).read_text("utf-8"))
         if plain.get("format") != FORMAT:
             raise ValueError(f"format {plain.get('format')!r}, this ornstein reads {FORMAT}")
+        if plain.pop("digest", None) != hashlib.sha256((path / TENSORS).read_bytes()).hexdigest():
+            raise ValueError(f"{TENSORS} is not what was written")
         return step, read_tensors(path / TENSORS), plain
 
     def _path(self, step: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -143,7 +144,15 @@ def _accelerator(trackers: str | None, folder: Path) -> Any:
     kind = made.distributed_type.name
     if kind != "NO" and not kind.startswith("MULTI_"):
         raise ValueError(f"accelerate: fit runs in one process, or in several that share a batch; got {kind}")
+    if made.num_processes > 1:
+        atexit.register(_leave_group)
     return made
+
+
+def _leave_group() -> None:
+    """Close the process group at the end; threads of gloo that outlive it can abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @contextlib.contextmanager
