@@ -35,7 +35,7 @@ def papers(
 @app.command(
     epilog=examples(
         ("ornstein reproduce score-sde", "a few minutes"),
-        ("ornstein reproduce score-sde --budget smoke --out /tmp/claims", "does it run at all?"),
+        ("ornstein reproduce score-sde --budget smoke --out claims-tried", "does it run at all?"),
     )
 )
 def reproduce(
