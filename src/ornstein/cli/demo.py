@@ -28,14 +28,14 @@ FILES = ("samples.png", "trajectory.png", "nearest.png", "report.md")
 
 @app.command(
     epilog=examples(
-        ("ornstein demo", "about four minutes on two cores"),
+        ("ornstein demo", "about three minutes on two cores"),
         ("ornstein demo --out quick --steps 300", "a rough model in half a minute"),
         notes="Killed, it goes on where it was when it is called again.",
     )
 )
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of pictures, report and run.")] = Path("demo"),
-    steps: Annotated[int, typer.Option(help="Of training.")] = 3000,
+    steps: Annotated[int, typer.Option(help="Of training.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of training and of samples.")] = 0,
 ) -> None:
     """Train a class-conditional diffusion model on real scans of digits, sample it in ten steps, write a report."""
