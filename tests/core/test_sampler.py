@@ -217,7 +217,7 @@ def test_a_guides_memory_is_per_trajectory_not_on_the_guide():
     sampler = Sampler(Ancestral(), 4)
     runs = [list(sampler.steps(guided, 3, seed=1)) for _ in range(2)]
     a, b = (run[-1].memory[guided.guide] for run in runs)
-    assert torch.equal(a, b) and vars(guided.guide).keys() == {"others", "log_weights"}
+    assert torch.equal(a, b) and vars(guided.guide).keys() == {"others", "log_weights", "fields"}
 
 
 def test_a_zero_cost_denoiser_sees_python_floats_and_the_step():

@@ -135,6 +135,10 @@ class Guide:
         Raises:
             ValueError: this guide cannot act on this denoiser.
         """
+        if not isinstance(denoiser, Denoiser):
+            raise TypeError(
+                f"{type(self).__name__} is called on a model, guide(model), with its settings before: got {denoiser!r}"
+            )
         self.check(denoiser)
         return Guided(denoiser, self)
 

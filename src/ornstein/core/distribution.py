@@ -151,6 +151,7 @@ class Gaussian(Distribution):
 
     def log_prob(self, x: Tree) -> Tensor:
         """-(|z|^2 + dim log 2 pi) / 2 - log |scale|, with the space's dimension."""
+        self._require_density("log_prob")
         z = self.noise_of(x)
         square = self.space.inner(z, z) + self.space.dim(z) * math.log(2 * math.pi)
         return -0.5 * square - self._log_scale(x)
@@ -190,6 +191,10 @@ class Gaussian(Distribution):
         normal = torch.distributions.Normal(self.mean, scale.expand_as(self.mean))
         return torch.distributions.Independent(normal, self.mean.ndim - 1)
 
+    def __repr__(self) -> str:
+        scale = self.scale if isinstance(self.scale, float | int) else f"<{type(self.scale).__name__}>"
+        return f"Gaussian(mean={tuple(self.mean.shape)}, scale={scale})"
+
     def _log_scale(self, x: Tensor) -> Tensor:
         if isinstance(self.scale, Matrix):
             return self.scale.log_abs_det(x)
@@ -202,7 +207,7 @@ class Gaussian(Distribution):
         if point:
             raise ValueError(
                 f"{asked}: this Gaussian has scale 0 and is a point mass without a density; "
-                "use a stochastic solver (stochasticity > 0), or .residual(x)"
+                "use a stochastic solver (whose last row, to time 0, is one all the same), or .residual(x)"
             )
 
 

@@ -242,7 +242,7 @@ class Sampler:
             rule: a Denoiser, or a Process to simulate.
             start: a number of samples, or a state at the grid's first time. In a dict, leaves that are None
                 are drawn from the prior.
-            seed: an integer, a tensor with a seed for every sample, or a `Noise`.
+            seed: an integer, a list or tensor with a seed for every sample, or a `Noise`.
             grad: keep the graph, to differentiate through the run.
             condition: a ready Condition, in place of fields.
             **fields: condition fields: label=7, label=[7, None, 2], ...
@@ -251,16 +251,20 @@ class Sampler:
             TypeError: a field that neither the denoiser nor its guides nor the process declare.
             ValueError: solver, process and denoiser do not fit.
         """
-        process = rule if isinstance(rule, Process) else rule.process
+        if not isinstance(rule, Process | Denoiser):
+            raise TypeError(
+                f"expected a Denoiser (orn.load gives one, a guide makes one of one) or a Process, got {rule!r}"
+            )
+        process: Process = rule if isinstance(rule, Process) else rule.process
         program = self.program(process)
         _check(rule, program)
         like, given = _start(rule, start)
         n, device = batch_size(like), leaves(like)[0].device
         if condition is None:
-            accepted = process.fields | (frozenset() if rule is process else rule.fields)
+            accepted = process.fields | (rule.fields if isinstance(rule, Denoiser) else frozenset())
             condition = Condition.make(n, fields, accepted, device)
         with torch.set_grad_enabled(grad):
-            condition = condition if rule is process else rule.prepare(condition)
+            condition = rule.prepare(condition) if isinstance(rule, Denoiser) else condition
         noise = seed if isinstance(seed, Noise) else _keyed(seed, n)
         return self._run(rule, process, program, like, given, condition, noise, grad)
 
@@ -314,6 +318,8 @@ def simulate(
 
     The loop is the sampler's; each step is the process's kernel (Euler-Maruyama for an `SDE`).
     """
+    if any(s <= t for t, s in itertools.pairwise(times)):
+        raise ValueError(f"times: expected increasing numbers, got {list(times)[:8]}")
     sampler = Sampler(Forward(), grid=TimeGrid.through(list(times)))
     path = [x, *(step.next for step in sampler.steps(process, x, seed=seed, **fields))]
     if isinstance(x, dict):
@@ -365,7 +371,8 @@ def _first(process: Process, like: Tree, given: Tree, condition: Condition | Non
     return Product(held)
 
 
-def _keyed(seed: int | Tensor, n: int) -> Keyed:
+def _keyed(seed: Any, n: int) -> Keyed:
+    seed = torch.tensor(seed) if isinstance(seed, list | tuple) else seed
     if isinstance(seed, Tensor) and seed.ndim:
         if len(seed) != n:
             raise ValueError(f"seed: {len(seed)} seeds given for {n} samples")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.core import Denoiser, Guide, Process, Step, Time, Tree
+from ornstein.core import Denoiser, Guide, Process, Step, Time, Tree, leaves
 
 __all__ = ["Clamp"]
 
@@ -34,6 +34,9 @@ class Clamp(Guide):
             isinstance(mask, dict) and set(mask) != set(values)
         ):
             raise ValueError("Clamp: mask and values must have the same leaves")
+        for part in leaves(mask):
+            if not isinstance(part, Tensor) or part.dtype != torch.bool:
+                raise ValueError(f"mask: expected boolean tensors, true where known; got {part!r}")
         self.mask, self.values, self.noised = mask, values, noised
 
     def check(self, denoiser: Denoiser) -> None:
@@ -43,6 +46,22 @@ class Clamp(Guide):
             given = f"leaves {sorted(self.mask)}" if isinstance(self.mask, dict) else "one tensor"
             held = f"the leaves {sorted(parts)}" if parts else "one tensor, no leaves"
             raise ValueError(f"Clamp: mask and values are of {given}, but the state has {held}")
+        if denoiser.shape is not None:
+            self._check_shapes(denoiser.shape)
+
+    def _check_shapes(self, shape: Any) -> None:
+        named = (
+            [(self.mask, self.values, shape, "")]
+            if not isinstance(self.mask, dict)
+            else [(self.mask[k], self.values[k], shape[k], f"[{k!r}]") for k in self.mask]
+        )
+        for mask, values, event, name in named:
+            for what, given in (("mask", mask), ("values", values)):
+                try:
+                    torch.broadcast_shapes(given.shape[-len(event) :] if event else (), event)
+                except RuntimeError:
+                    got = f"{tuple(given.shape)}, samples are {tuple(event)}"
+                    raise ValueError(f"{what}{name}: of shape {got}") from None
 
     def after_draw(self, x: Tree, step: Step) -> Tree:
         """x with the known entries in place."""

@@ -40,7 +40,11 @@ class SDE(Process):
     def kernel(self, x_t: Tree, t: Any, s: Any, condition: Condition | None = None) -> Gaussian:
         """The Euler-Maruyama step."""
         extra = (condition,) if self.fields else ()
-        mean = torch.add(x_t, self.drift(t, x_t, *extra), alpha=s - t)
+        drift = self.drift(t, x_t, *extra)
+        if not isinstance(drift, Tensor) or drift.shape != x_t.shape:
+            got = tuple(drift.shape) if isinstance(drift, Tensor) else repr(drift)
+            raise ValueError(f"drift: expected f(t, x) of the shape of x, {tuple(x_t.shape)}, got {got}")
+        mean = torch.add(x_t, drift, alpha=s - t)
         noise = self.diffusion(t, x_t, *extra) if callable(self.diffusion) else self.diffusion
         if isinstance(noise, Tensor):
             noise = noise.expand_as(

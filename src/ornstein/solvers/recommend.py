@@ -52,7 +52,7 @@ def sample(
         steps: rows of the grid: network calls, for a solver with one call a row.
         solver: default `recommended(model.process)`.
         grid: a `TimeGrid`, "log-snr", "karras", "uniform", or None for what suits the process.
-        seed: an integer, one for every sample, or a `Noise`.
+        seed: an integer, a list or tensor with one for every sample, or a `Noise`.
         given: leaves of a tree state that are known, {leaf: clean values}: they are held at time 0, and the
             others are drawn given them.
         **condition: condition fields, such as label=7.
@@ -60,6 +60,11 @@ def sample(
     Raises:
         ValueError, TypeError: before any work, naming the argument.
     """
+    if not isinstance(model, Denoiser):
+        hint = (
+            "; orn.load(name) gives one" if isinstance(model, str) else "; a guide is called on a model first"
+        )
+        raise TypeError(f"model: expected a Denoiser, got {model!r}{hint}")
     solver = recommended(model.process) if solver is None else solver
     if given:
         start, grid = _held(model, start, given, grid, steps)
@@ -79,6 +84,12 @@ def _held(
         )
     like = model.like(start)
     state = {k: _expanded(given[k], like[k], k) if k in given else None for k in parts}
+    for name, part in parts.items():
+        known, limit = state[name], getattr(part, "categories", None)
+        if known is not None and limit and not (int(known.min()) >= 0 and int(known.max()) < limit):
+            raise ValueError(
+                f"given[{name!r}]: expected 0 to {limit - 1}, got {int(known.min())} to {int(known.max())}"
+            )
     grids = {k: 0.0 if k in given else part.grid(grid, steps) for k, part in parts.items()}
     return state, TimeGrid.product(**grids)
 
