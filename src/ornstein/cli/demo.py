@@ -123,7 +123,7 @@ scikit-learn) and sampled in {CALLS} network calls with DPM-Solver++(2M). Weight
 | | |
 |---|---|
 | network | U-Net, {count:,} parameters |
-| training | {steps:,} steps, {_seconds(run):.0f} s, {speed} (median), {torch.get_num_threads()} threads |
+| training | {steps:,} steps, {_seconds(run):.0f} s, {speed} (median), {torch.get_num_threads()} thread(s) |
 | this command | {seconds:.0f} s |
 | versions | ornstein {__version__}, torch {torch.__version__}, Python {platform.python_version()} |
 | machine | {platform.system()} {platform.machine()} |
