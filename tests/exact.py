@@ -53,3 +53,14 @@ def joint(affine, discrete) -> JointDenoiser:
             "label": TableDenoiser([0, 1, 1], weights, discrete),
         }
     )
+
+
+class Learned(VariancePreserving):
+    """A schedule with a parameter: times are raised to a learned power."""
+
+    def __init__(self):
+        super().__init__()
+        self.pace = torch.nn.Parameter(torch.tensor(1.0))
+
+    def schedule(self, t):
+        return super().schedule(t**self.pace)

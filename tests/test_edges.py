@@ -11,6 +11,8 @@ from ornstein.guides import Clamp, ClassifierGradient, RewardGradient, Superposi
 from ornstein.processes import SDE, Absorbing, RectifiedFlow, UniformNoise, VariancePreserving
 from ornstein.solvers import DDIM, Ancestral, DPMSolverPP, Euler, Heun, Renoise, Stochastic
 
+from .exact import Learned
+
 VP = VariancePreserving()
 
 
@@ -34,14 +36,6 @@ def test_a_multistep_row_without_its_past_is_refused():
 
 
 def test_a_learned_process_chains_by_single_steps_too():
-    class Learned(VariancePreserving):
-        def __init__(self):
-            super().__init__()
-            self.pace = torch.nn.Parameter(torch.tensor(1.0))
-
-        def schedule(self, t):
-            return super().schedule(t**self.pace)
-
     process = Learned()
     sampler, x, memory = Sampler(DPMSolverPP(2), grid=TimeGrid.uniform(4, 0.9, 0.1)), torch.randn(2, 2), {}
     model = truth(process)

@@ -10,6 +10,8 @@ from ornstein.objectives.denoising import WEIGHTINGS
 from ornstein.processes import VariancePreserving
 from ornstein.solvers import DDIM, Ancestral, DPMSolverPP
 
+from .exact import Learned
+
 VP = VariancePreserving()
 
 
@@ -79,14 +81,6 @@ def test_law_of_a_multistep_row_reads_the_past():  # 31
 
 
 def test_a_learned_processs_numbers_follow_its_parameters():  # 32
-    class Learned(VariancePreserving):
-        def __init__(self):
-            super().__init__()
-            self.pace = torch.nn.Parameter(torch.tensor(1.0))
-
-        def schedule(self, t):
-            return super().schedule(t**self.pace)
-
     process = Learned()
     sampler, x = Sampler(DDIM(), grid=TimeGrid.through([0.9, 0.5])), torch.ones(1, 2)
     model = GaussianDenoiser(torch.zeros(2), 0.5, process)

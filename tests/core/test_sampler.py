@@ -12,7 +12,7 @@ from ornstein.guides import ClassifierFree
 from ornstein.processes import VariancePreserving
 from ornstein.solvers import DDIM, Ancestral, DPMSolverPP, Heun, Stochastic
 
-from ..exact import gaussian, mixture
+from ..exact import Learned, gaussian, mixture
 
 PROCESS = VariancePreserving()
 SOLVERS = [DDIM(), Ancestral(), Stochastic(0.5), Heun(), DPMSolverPP(2)]
@@ -188,14 +188,6 @@ def test_the_numbers_of_a_grid_are_made_once():
 
 
 def test_a_learned_process_gets_gradients_through_the_rows():
-    class Learned(VariancePreserving):
-        def __init__(self):
-            super().__init__()
-            self.pace = torch.nn.Parameter(torch.tensor(1.0))
-
-        def schedule(self, t):
-            return super().schedule(t**self.pace)
-
     process = Learned()
     truth = gaussian(process)
     grid = TimeGrid.through([0.9, 0.6, 0.3])

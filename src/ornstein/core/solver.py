@@ -141,9 +141,9 @@ class Solver:
             raise ValueError(
                 f"{type(self).__name__}: this row reads earlier steps; pass their memory, or start at row 0"
             )
-        if row.past and memory:
+        if row.past:
             fresh = isinstance(row.a, float) and row.a != 1.0
-            for weight, earlier in zip(row.past, memory, strict=False):
+            for weight, earlier in zip(row.past, memory or (), strict=False):
                 mean = accumulate(mean, weight, earlier, inplace=fresh)
         if self.process.anchored and (not isinstance(row.c, float) or row.c):
             y = anchor_of(self.process, condition, getattr(posterior, "end", None))

@@ -31,10 +31,11 @@ class Superposition(Guide):
 
         log q_s(x_s) = log q_t(x_t) + log p(x_s | x_t) - log q(x_t | x_s)
 
-    gives them from the steps alone, since the forward term is the same for all: log q_i gains log p_i(x_s |
-    x_t), for whatever drift led to x_s. Exact where the models' reverse kernels are (Gaussian data with
-    `Ancestral("posterior")`), else to the order of the solver. All models start from the same prior, so the
-    weights are right from the first draw on. Steps must be stochastic: a point mass has no density.
+    gives them from the steps alone, since the forward term is the same for all: log q_i gains log p_i(x_s | x_t).
+    Exact where the models' reverse kernels are (Gaussian data with `Ancestral("posterior")`), and to first order in
+    the step with `Ancestral()`. Steps of another stochasticity reverse a kernel that depends on the model, so the
+    weights would not converge, and a point mass has no density: both are refused. All models start from the same
+    prior, so the weights are right from the first draw on.
 
     Args:
         others: denoisers of the same process, in addition to the one that is guided.
