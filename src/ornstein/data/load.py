@@ -14,6 +14,7 @@ from ..core.spec import suggest
 from .arrays import array_file
 from .dataset import Dataset
 from .digits import digits, digits_joint
+from .fashion import fashion_mnist
 from .folder import image_folder
 from .hub import hub_dataset, is_hub_layout
 from .words import words
@@ -23,6 +24,7 @@ __all__ = ["BUILT_IN", "load"]
 BUILT_IN: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "digits-joint": digits_joint,
+    "fashion-mnist": fashion_mnist,
     "words": words,
 }
 _ARRAY_SUFFIXES = (".npy", ".npz")
@@ -32,7 +34,7 @@ def load(name: str | os.PathLike[str], **options: Any) -> Dataset:
     """The data set of that name.
 
     Args:
-        name: "digits", "digits-joint" or "words"; a .npy or .npz file; a folder of images, with
+        name: "digits", "digits-joint", "fashion-mnist" or "words"; a .npy or .npz file; a folder of images, with
             classes as subfolders; a Hugging Face data set id "owner/name", or a local folder in its
             layout (parquet, arrow). A path that exists comes before a data set id.
         **options: those of the loader: `words`, `array_file`, `image_folder`, `hub_dataset`.
