@@ -1,0 +1,245 @@
+"""Solvers that know the data's Gaussian fit: its probability flow is exact, and the network only corrects it.
+
+With kappa = sigma / alpha, y = u / alpha and the fit's denoiser m + S (y - m), S = L / (L + kappa^2) in its
+principal axes, the probability flow dy / d log kappa = y - D is solved by
+
+    y_s - m = G (y_t - m) + int_{kappa_s}^{kappa_t} sqrt((L + kappa_s^2) / (L + kappa^2)) R(kappa) d log kappa,
+
+    G = sqrt((L + kappa_s^2) / (L + kappa_t^2)),        R = D - m - S (y - m)
+
+R is what the fit does not know. L is a number in each of r axes, and one number in all other directions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ornstein.core import (
+    AffineProcess,
+    Condition,
+    Distribution,
+    Gaussian,
+    Posterior,
+    Process,
+    Row,
+    Solver,
+    TimeGrid,
+    accumulate,
+)
+from ornstein.denoisers import GaussianFit
+
+__all__ = ["GaussianExponential", "Teleport"]
+
+_FARTHEST = 1e4  # where an integral towards infinite noise is cut: what lies beyond weighs 1e-4 of it
+_NODES = 48  # of the quadrature: weights are exact to rounding
+
+
+class Teleport(Solver):
+    """A row along the probability flow of the data's Gaussian fit, in closed form and without a network call:
+    analytical teleportation (Wang and Vastola 2024, 2412.09726). Put it before any solver's grid,
+
+        TimeGrid.through([1.0, t], solver=Teleport(fit)) + TimeGrid.through([t, ..., 0.0])
+
+    Exact for Gaussian data; else off by what the score at high noise differs from the fit's.
+
+    Args:
+        fit: of the data, from `GaussianFit.of(samples)`.
+
+    Raises:
+        ValueError: the process is not affine, or starts from a point, where there is no flow.
+    """
+
+    def __init__(self, fit: GaussianFit) -> None:
+        self.fit = fit
+
+    def check(self, process: Process) -> None:
+        """Affine processes whose time 1 is not a point."""
+        super().check(process)
+        assert isinstance(process, AffineProcess)
+        if process.at(1.0).alpha == process.at(1.0).sigma == 0:
+            raise ValueError(
+                f"{type(self).__name__}: {type(process).__name__} ends in a point at time 1, from which no flow "
+                "starts; use the process's own grid with DPMSolverPP() or Ancestral()"
+            )
+
+    def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
+        """How much each direction grows, as `a`."""
+        assert isinstance(process, AffineProcess)
+        if any(isinstance(v, Tensor) for r in grid for v in (r.t, r.s)):
+            raise ValueError(f"{type(self).__name__}: needs one time for all rows and entries")
+        return [Row(r.t, r.s, self.fit.growth(process, r.t, r.s), calls=False) for r in grid]
+
+    def law(
+        self, x: Any, posterior: Posterior | None, row: Row, memory: Any, condition: Condition | None = None
+    ) -> tuple[Distribution, Any]:
+        """The moved point."""
+        centred = self._centred(x, row, condition)
+        return self._landed(self._fitted(x).stretched(centred, row.a), row, condition), memory
+
+    def _centred(self, x: Tensor, row: Row, condition: Condition | None) -> Tensor:
+        """u - alpha_t m."""
+        process = self.process
+        assert isinstance(process, AffineProcess)
+        level = process.at(row.t)
+        u = process.add_anchor(x, -level.anchor, condition)
+        return accumulate(u, -level.alpha, self._fitted(x).mean, inplace=False)
+
+    def _landed(self, centred: Tensor, row: Row, condition: Condition | None) -> Gaussian:
+        """x_s from u_s - alpha_s m."""
+        process = self.process
+        assert isinstance(process, AffineProcess)
+        level = process.at(row.s)
+        u = accumulate(centred, level.alpha, self.fit.mean)
+        return Gaussian(process.add_anchor(u, level.anchor, condition), 0.0, process.space)
+
+    def _fitted(self, x: Tensor) -> GaussianFit:
+        """The fit in the dtype and on the device of the state."""
+        mean = self.fit.mean
+        if mean.shape != x.shape[1:]:
+            raise ValueError(
+                f"fit: of data of shape {tuple(mean.shape)}, the state's is {tuple(x.shape[1:])}"
+            )
+        if mean.device != x.device or mean.dtype != x.dtype:
+            self.fit = self.fit.to(x)
+        return self.fit
+
+
+class GaussianExponential(Teleport):
+    """Exponential multistep predictor-corrector whose linear part is the data's Gaussian fit (module docstring).
+
+    R / rho is extrapolated as a polynomial in log kappa through the last `order` calls (predictor), and the step
+    just made is integrated again with the new call among them (corrector), which costs no further one.
+
+        rho = kappa^2 / (0.4 L + kappa^2)
+
+    R falls like kappa^2 where the noise is below the data's own scale, so R / rho stays level and the last step is
+    integrated exactly to kappa = 0. The first row starts at time 1 and is `Teleport`'s; the first call corrects it.
+    With L = 0 this is the exponential Adams-Bashforth method of DPM-Solver++ (2211.01095), corrected as in UniPC
+    (2302.04867); with one L for all directions it is of the Rosenbrock type of DPM-Solver-v3 (2310.13268).
+
+    Args:
+        fit: of the data, from `GaussianFit.of(samples)`. A step costs two products with its axes (r, D).
+        order: of the predictor, 1 to 5.
+        corrector: how many earlier calls the corrector reads besides the new one; default `order`, 0 for none.
+        last: the highest order of the step to time 0, which is infinitely long in log kappa.
+
+    Raises:
+        ValueError: orders out of range, or as of `Teleport`.
+    """
+
+    def __init__(self, fit: GaussianFit, order: int = 4, corrector: int | None = None, last: int = 2) -> None:
+        corrector = order if corrector is None else corrector
+        for name, value, least in (("order", order, 1), ("corrector", corrector, 0), ("last", last, 1)):
+            if value not in range(least, 6):
+                raise ValueError(f"{name}: expected an integer from {least} to 5, got {value!r}")
+        super().__init__(fit)
+        self.order, self.corrector, self.last = order, corrector, last
+        self.history = max(order, corrector) if corrector else order - 1
+
+    def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
+        """Numbers (k, r + 1) for each direction, as `a`: on u - alpha_t m, on D - m, S, and on the earlier R."""
+        assert isinstance(process, AffineProcess)
+        first, *others = super().rows(process, grid)
+        if not others or any(r.s >= r.t for r in grid):
+            raise ValueError("GaussianExponential: expected a grid of at least two rows that fall")
+        levels = [math.exp(-process.half_log_snr(t)) for t in (grid[0].t, *(r.s for r in grid))]
+        plan = _Plan(self, levels)
+        alphas = [process.at(r.t).alpha for r in (*grid, grid[-1]._replace(t=grid[-1].s))]
+        return [first] + [
+            Row(r.t, r.s, plan.numbers(i, alphas[i], alphas[i + 1])) for i, r in enumerate(others, 1)
+        ]
+
+    def law(
+        self, x: Any, posterior: Posterior | None, row: Row, memory: Any, condition: Condition | None = None
+    ) -> tuple[Distribution, Any]:
+        """Remembers the last `history` R, each as (V, R along the axes, V along the axes): V is right off them."""
+        if posterior is None:
+            return super().law(x, posterior, row, memory, condition)
+        fit, memory = self._fitted(x), memory or ()
+        own, new, belief, *past = row.a.to(x).unbind(-2)
+        u, d = (v.flatten(1) for v in (self._centred(x, row, condition), posterior.mean - fit.mean))
+        along_u, along_d = (u @ fit.axes.T, d @ fit.axes.T)
+        rest = own[..., -1:] * u + new[..., -1:] * d
+        along = _excess(own) * along_u + _excess(new) * along_d
+        for weight, (v, r, q) in zip(past, memory, strict=False):
+            rest += weight[..., -1:] * v
+            along += weight[..., :-1] * r - weight[..., -1:] * q
+        mean = torch.addmm(rest, along, fit.axes).reshape(x.shape)
+        if self.history:
+            known = along_d - belief[..., -1:] * along_u
+            now = (d - belief[..., -1:] * u, known - _excess(belief) * along_u, known)
+            memory = (now, *memory)[: self.history]
+        return self._landed(mean, row, condition), memory
+
+
+def _excess(numbers: Tensor) -> Tensor:
+    """Along the axes, beyond what holds in all other directions."""
+    return numbers[..., :-1] - numbers[..., -1:]
+
+
+class _Plan:
+    """The numbers of a whole grid; `levels` are its kappa, that of time 1 first and 0 last or not."""
+
+    def __init__(self, solver: GaussianExponential, levels: Sequence[float]) -> None:
+        self.solver, self.levels = solver, levels
+        lowest = min(v for v in levels if v > 0)
+        self.spectrum = solver.fit.spectrum.clamp(min=(1e-3 * lowest) ** 2)  # L = 0 as a limit
+        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+        self.nodes, self.quadrature = torch.from_numpy(nodes), torch.from_numpy(weights)
+
+    def numbers(self, i: int, alpha: float, alpha_s: float) -> Tensor:
+        """Of the step that starts with the i-th call: the corrector's share grows along, the predictor's is added."""
+        depth = self.solver.history + 1
+        level, following = self.levels[i], self.levels[i + 1]
+        growth = ((self.spectrum + following**2) / (self.spectrum + level**2)).sqrt()
+        on_r = growth * self._corrector(i, depth) + self._predictor(i, depth)
+        belief = self.spectrum / (self.spectrum + level**2)
+        own = (growth - on_r[0] * belief) * alpha_s / alpha
+        return torch.stack([own, alpha_s * on_r[0], belief / alpha, *(alpha_s * on_r[1:])])
+
+    def _predictor(self, i: int, depth: int) -> Tensor:
+        """Weights of R at call i and before in the step from there. (depth, r + 1)"""
+        order = self.solver.last if self.levels[i + 1] == 0 else self.solver.order
+        return self._weights(range(i, max(i - min(order, self.solver.order), 0), -1), i, depth)
+
+    def _corrector(self, i: int, depth: int) -> Tensor:
+        """What the new call changes in the step to it."""
+        if not self.solver.corrector:
+            return torch.zeros(depth, len(self.spectrum), dtype=torch.float64)
+        calls = range(i, max(i - 1 - self.solver.corrector, 0), -1)
+        again = self._weights(calls, i - 1, depth)
+        before = self._predictor(i - 1, depth) if i > 1 else torch.zeros_like(again)
+        return again - before.roll(1, 0)
+
+    def _weights(self, calls: Sequence[int], start: int, depth: int) -> Tensor:
+        """int sqrt((L + kappa_s^2) / (L + kappa^2)) rho(kappa) / rho(kappa_j) l_j(log kappa) d log kappa, per call j
+        and direction, over the step that begins at levels[start]; l_j are Lagrange's polynomials.
+        """
+        end = self.levels[start + 1]
+        high = math.log(min(self.levels[start], _FARTHEST * self.levels[1]))
+        low = math.log(end) if end else math.log(self.levels[start]) - math.log(_FARTHEST)
+        log_kappa = 0.5 * (high + low) + 0.5 * (high - low) * self.nodes
+        square = (2 * log_kappa).exp()[:, None]
+        shape = self._rho(square) * ((self.spectrum + end**2) / (self.spectrum + square)).sqrt()
+        shape *= 0.5 * (high - low) * self.quadrature[:, None]
+        points = [math.log(self.levels[j]) for j in calls]
+        weights = torch.zeros(depth, len(self.spectrum), dtype=torch.float64)
+        for row, (j, polynomial) in enumerate(zip(calls, _lagrange(points, log_kappa), strict=True)):
+            weights[row] = polynomial @ shape / self._rho(torch.tensor(self.levels[j] ** 2))
+        return weights
+
+    def _rho(self, square: Tensor) -> Tensor:
+        return square / (0.4 * self.spectrum + square)
+
+
+def _lagrange(points: Sequence[float], x: Tensor) -> list[Tensor]:
+    """The polynomials that are 1 at one point and 0 at the others."""
+    return [
+        math.prod(((x - q) / (p - q) for q in points if q != p), start=torch.ones_like(x)) for p in points
+    ]
