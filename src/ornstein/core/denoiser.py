@@ -31,12 +31,14 @@ class Denoiser(Module):
             stochastic solvers, Tweedie's formula and likelihood bounds refuse.
         fields: names of the condition fields it accepts.
         shape: event shape of a state (a tree of them), where it is known.
+        fit: the Gaussian fit of the data (`denoisers.GaussianFit`), where it is known: `solvers.best` uses it.
     """
 
     process: Process
     estimates: str = "posterior"
     fields: frozenset[str] = frozenset()
     shape: Any = None
+    fit: Any = None
 
     def forward(
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
@@ -168,7 +170,7 @@ class Guided(Denoiser):
         super().__init__()
         self.denoiser, self.guide = denoiser, guide
         self.process, self.estimates, self.shape = denoiser.process, denoiser.estimates, denoiser.shape
-        self.fields = denoiser.fields | guide.fields
+        self.fields, self.fit = denoiser.fields | guide.fields, denoiser.fit
 
     def forward(
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None

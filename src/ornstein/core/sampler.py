@@ -396,9 +396,10 @@ def _check(rule: Any, program: Sequence[tuple[Solver, Row]]) -> None:
 
 
 def _gathered(program: Sequence[tuple[Solver, Row]], index: Tensor) -> tuple[Solver, Row]:
-    if len(index.unique()) == 1:
-        return program[int(index[0])]
-    solvers = {id(program[i][0]): program[i][0] for i in set(index.tolist())}
-    if len(solvers) != 1:
+    at, which = index.unique(return_inverse=True)
+    if len(at) == 1:
+        return program[int(at[0])]
+    chosen = [program[i] for i in at.tolist()]
+    if len({id(solver) for solver, _ in chosen}) != 1:
         raise ValueError("step: samples at rows of different solvers; group them by solver")
-    return next(iter(solvers.values())), Row.gather([row for _, row in program], index)
+    return chosen[0][0], Row.gather([row for _, row in chosen], which)

@@ -19,12 +19,14 @@ from ornstein.core import Denoiser, Module, build, suggest
 from ornstein.core.spec import ROOMS
 
 from .atomic import write_files
+from .gaussian_fit import GaussianFit
 
 __all__ = ["load_model", "load_weights", "read_tensors", "save_model", "tensors_of", "unbuildable"]
 
 FORMAT = 1
 CONFIG = "config.json"
 WEIGHTS = {"ema": "model.safetensors", "raw": "model_raw.safetensors"}
+FIT = "gaussian_fit.safetensors"  # of the training data, where it is known
 ACCEPTED = f"a folder with {CONFIG} and {WEIGHTS['ema']} as save_pretrained writes it"
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 _FOREIGN = {
@@ -72,6 +74,8 @@ def save_model(
     files = {WEIGHTS["ema"]: _serialised(tensors_of(denoiser))}
     if raw is not None:
         files[WEIGHTS["raw"]] = _serialised(raw)
+    if denoiser.fit is not None:
+        files[FIT] = _serialised(denoiser.fit.tensors)
     if card is not None or not (folder / "README.md").exists():
         files["README.md"] = (card or _card(denoiser, config)).encode()
     text = json.dumps(config, indent=2, allow_nan=False) + "\n"
@@ -241,6 +245,11 @@ def _filled(denoiser: Denoiser, folder: Path, config: Mapping[str, Any], weights
     tensors = read_tensors(path)
     _check_fit(denoiser.state_dict(), tensors, path)
     denoiser.load_state_dict(tensors)
+    if (folder / FIT).exists():
+        try:
+            denoiser.fit = GaussianFit.from_tensors(read_tensors(folder / FIT))
+        except ValueError as error:
+            raise ValueError(f"{folder / FIT}: {error}") from error
     return denoiser.eval()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ class GaussianFit:
     def of(cls, data: Tensor, rank: int | None = None) -> GaussianFit:
         """The fit to samples, by principal components.
 
-        Costs O(N D min(N, D)) once; a few hundred samples do.
+        Costs O(N D min(N, D)) once; a thousand samples do.
 
         Args:
             data: (N, *event), N >= 2.
@@ -62,11 +64,12 @@ class GaussianFit:
             raise ValueError(f"rank: expected 0 to {most} for {n} samples of {size} numbers, got {rank}")
         flat = data.flatten(1).double()
         mean = flat.mean(0)
-        _, values, axes = torch.linalg.svd(flat - mean, full_matrices=False)
-        variances = values**2 / (n - 1)
+        centred = (flat - mean) / (n - 1) ** 0.5
         kept = min(most, 16) if rank is None else rank
-        rest = float(variances[kept:].sum()) / (size - kept) if kept < size else 0.0
-        return cls._cast(mean.reshape(data.shape[1:]), axes[:kept], variances[:kept], rest, data)
+        variances, axes = _principal(centred, kept)
+        spare = (float(centred.square().sum()) - float(variances.sum())) / max(size - kept, 1)
+        rest = max(spare, 0.0) if kept < size else 0.0
+        return cls._cast(mean.reshape(data.shape[1:]), axes, variances, rest, data)
 
     @classmethod
     def isotropic(cls, mean: Tensor, variance: float) -> GaussianFit:
@@ -76,6 +79,24 @@ class GaussianFit:
     @classmethod
     def _cast(cls, mean: Tensor, axes: Tensor, variances: Tensor, rest: float, like: Tensor) -> GaussianFit:
         return cls(mean.to(like), axes.to(like), variances.to(like), rest)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> GaussianFit:
+        """From what `tensors` gives.
+
+        Raises:
+            ValueError: names or shapes that are not those.
+        """
+        if set(tensors) != {"mean", "axes", "variances", "rest"}:
+            raise ValueError(f"fit: expected mean, axes, variances and rest, got {sorted(tensors)}")
+        return cls(tensors["mean"], tensors["axes"], tensors["variances"], float(tensors["rest"]))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it, to be kept in a file."""
+        rest = torch.tensor(self.rest, dtype=torch.float64)
+        parts = {"mean": self.mean, "axes": self.axes, "variances": self.variances, "rest": rest}
+        return {name: value.detach().cpu().contiguous() for name, value in parts.items()}
 
     def to(self, like: Tensor) -> GaussianFit:
         """The same fit on the device and in the dtype of a tensor."""
@@ -137,3 +158,13 @@ class GaussianFit:
 
     def __repr__(self) -> str:
         return f"GaussianFit(shape={tuple(self.mean.shape)}, rank={len(self.axes)}, rest={self.rest:.3g})"
+
+
+def _principal(centred: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The largest principal variances (r,) and their axes (r, D), from the smaller of the two Gram matrices."""
+    wide = centred.shape[0] < centred.shape[1]
+    values, vectors = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    values, vectors = values.flip(0)[:rank].clamp(min=0.0), vectors.flip(1)[:, :rank]
+    if wide:
+        vectors = torch.linalg.qr(centred.T @ vectors)[0]  # orthonormal also where a variance is 0
+    return values, vectors.T.contiguous()

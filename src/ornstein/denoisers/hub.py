@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 
 from ornstein.core import Denoiser
 
-from .files import ACCEPTED, CONFIG, WEIGHTS, load_model, save_model
+from .files import ACCEPTED, CONFIG, FIT, WEIGHTS, load_model, save_model
 
 __all__ = ["HubModel"]
 
@@ -34,7 +34,7 @@ class HubModel(ModelHubMixin, library_name="ornstein", tags=["ornstein", "diffus
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, weights: str = "ema", **options: Any) -> HubModel:
-        files = [CONFIG, WEIGHTS["ema"]] + ([WEIGHTS["raw"]] if weights == "raw" else [])
+        files = [CONFIG, WEIGHTS["ema"], FIT] + ([WEIGHTS["raw"]] if weights == "raw" else [])
         folder = snapshot_download(model_id, allow_patterns=files, **options)
         return cls(load_model(folder, weights))
 

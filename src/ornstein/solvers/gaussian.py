@@ -88,14 +88,14 @@ class Teleport(Solver):
         assert isinstance(process, AffineProcess)
         level = process.at(row.t)
         u = process.add_anchor(x, -level.anchor, condition)
-        return accumulate(u, -level.alpha, self._fitted(x).mean, inplace=False)
+        return accumulate(u, -level.alpha, self._fitted(x).mean[None], inplace=False)
 
     def _landed(self, centred: Tensor, row: Row, condition: Condition | None) -> Gaussian:
         """x_s from u_s - alpha_s m."""
         process = self.process
         assert isinstance(process, AffineProcess)
         level = process.at(row.s)
-        u = accumulate(centred, level.alpha, self.fit.mean)
+        u = accumulate(centred, level.alpha, self.fit.mean[None])
         return Gaussian(process.add_anchor(u, level.anchor, condition), 0.0, process.space)
 
     def _fitted(self, x: Tensor) -> GaussianFit:
@@ -116,7 +116,7 @@ class GaussianExponential(Teleport):
     R / rho is extrapolated as a polynomial in log kappa through the last `order` calls (predictor), and the step
     just made is integrated again with the new call among them (corrector), which costs no further one.
 
-        rho = kappa^2 / (0.4 L + kappa^2)
+        rho = kappa^2 / (L / 2 + kappa^2)
 
     R falls like kappa^2 where the noise is below the data's own scale, so R / rho stays level and the last step is
     integrated exactly to kappa = 0. The first row starts at time 1 and is `Teleport`'s; the first call corrects it.
@@ -235,7 +235,7 @@ class _Plan:
         return weights
 
     def _rho(self, square: Tensor) -> Tensor:
-        return square / (0.4 * self.spectrum + square)
+        return square / (0.5 * self.spectrum + square)
 
 
 def _lagrange(points: Sequence[float], x: Tensor) -> list[Tensor]:

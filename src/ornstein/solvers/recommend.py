@@ -31,7 +31,7 @@ __all__ = ["best", "recommended", "sample"]
 def best(calls: int, process: AffineProcess, fit: GaussianFit) -> Sampler:
     """The most accurate sampler known here for a number of network calls, given the Gaussian fit of the data.
 
-    `GaussianExponential`, its calls at sigma / alpha from 0.4 N s down to 3 N^-1.45 r, nearly evenly in log-SNR,
+    `GaussianExponential`, its calls at sigma / alpha from 0.4 N s down to 1.8 N^-1.45 r, nearly evenly in log-SNR,
     where N is `calls`, s the data's standard deviation along their first principal axis and r the mean one of an
     entry. The three numbers were chosen on mixtures that no benchmark of this library reports.
 
@@ -44,7 +44,7 @@ def best(calls: int, process: AffineProcess, fit: GaussianFit) -> Sampler:
         raise ValueError(f"calls: expected an integer of at least 2, got {calls!r}")
     largest, mean = fit.scales
     start = min(0.4 * calls * largest, 0.8 * math.exp(-process.half_log_snr(1.0)))
-    end = min(3.0 * calls**-1.45 * mean, 0.1 * start)
+    end = min(1.8 * calls**-1.45 * mean, 0.1 * start)
     levels = [start * (end / start) ** ((i / (calls - 1)) ** 1.1) for i in range(calls)]
     times = [process.time_at(-math.log(level)) for level in levels]
     solver = GaussianExponential(fit, order=3 if calls <= 6 else 4)
@@ -70,7 +70,8 @@ def sample(
     given: dict[str, Any] | None = None,
     **condition: Any,
 ) -> Tree:
-    """Samples of a model, by the recommended solver and grid unless others are given.
+    """Samples of a model, by the recommended solver and grid unless others are given: `best` where the model knows
+    the Gaussian fit of its data, `recommended` elsewhere.
 
     Args:
         model: a denoiser, guided or not.
@@ -91,10 +92,15 @@ def sample(
             "; orn.load(name) gives one" if isinstance(model, str) else "; a guide is called on a model first"
         )
         raise TypeError(f"model: expected a Denoiser, got {model!r}{hint}")
-    solver = recommended(model.process) if solver is None else solver
     if given:
         start, grid = _held(model, start, given, grid, steps)
-    return Sampler(solver, steps, grid)(model, start, seed=seed, **condition)
+    return _sampler(model, steps, solver, grid)(model, start, seed=seed, **condition)
+
+
+def _sampler(model: Denoiser, steps: int, solver: Solver | None, grid: str | TimeGrid | None) -> Sampler:
+    if solver is None and grid is None and model.fit is not None and isinstance(steps, int) and steps > 1:
+        return best(steps, model.process, model.fit)
+    return Sampler(recommended(model.process) if solver is None else solver, steps, grid)
 
 
 def _held(

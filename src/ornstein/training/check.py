@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 
-from ornstein.core import Condition, Denoiser, Objective, Process, Tree, leaves
+from ornstein.core import AffineProcess, Condition, Denoiser, Objective, Process, Tree, leaves
+from ornstein.denoisers import GaussianFit
 
 from .lesson import Lesson
 from .source import Source
 
 __all__ = ["check", "completed"]
+
+_FITTED = 1000  # samples that the Gaussian fit is made of, spread over the data
 
 
 def check(denoiser: Any, data: Any, objective: Objective) -> None:
@@ -36,10 +39,13 @@ def check(denoiser: Any, data: Any, objective: Objective) -> None:
 
 
 def completed(denoiser: Denoiser, data: Any) -> None:
-    """Tell a denoiser that does not know the shape of its samples that of the data."""
+    """Tell a denoiser what it does not know of the data: the shape of samples, and their Gaussian fit."""
     shape, arguments = getattr(data, "shape", None), denoiser.__dict__.get("_arguments", {})
     if denoiser.shape is None and shape is not None:
         denoiser.shape = arguments["shape"] = _plain(shape)
+    if denoiser.fit is None and isinstance(denoiser.process, AffineProcess) and len(data.train) > 1:
+        every = torch.linspace(0, len(data.train) - 1, min(len(data.train), _FITTED)).long()
+        denoiser.fit = GaussianFit.of(data.train.batch(every)["x_0"])
 
 
 def _plain(shape: Any) -> Any:
