@@ -112,8 +112,14 @@ def _scattered(base: Posterior, some: Posterior, index: Tensor) -> Posterior:
         parts = {k: _scattered(base[k], some[k], index) for k in base.parts}
         options = {"condition": base.condition, "evaluations": _calls(base, some, index)}
         return ProductPosterior(base.process, base.x, base.t, parts, **options)
-    mean = tree_map(lambda b, v: b.index_copy(0, index, v.to(b.dtype)), base.mean, some.mean)
-    return base.with_mean(mean, evaluations=_calls(base, some, index))
+    mean, end = (_placed(getattr(base, name), getattr(some, name), index) for name in ("mean", "end"))
+    return base.with_mean(mean, end=end, evaluations=_calls(base, some, index))
+
+
+def _placed(base: Tree, some: Tree, index: Tensor) -> Tree:
+    if some is None or base is None:
+        return base
+    return tree_map(lambda b, v: b.index_copy(0, index, v.to(b.dtype)), base, some)
 
 
 def _calls(base: Posterior, some: Posterior, index: Tensor) -> Tensor:

@@ -191,10 +191,22 @@ def mix(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Posterior:
         return ProductPosterior(first.process, first.x, first.t, parts, **options)
     if first.probs is not None:
         return first.with_mean(_mixed_probs(posteriors, weights), evaluations=calls)
-    mean = combine(weights[0], first.mean, weights[1], posteriors[1].mean)
-    for posterior, weight in zip(posteriors[2:], weights[2:], strict=True):
-        mean = accumulate(mean, weight, posterior.mean, inplace=False)
-    return first.with_mean(mean, evaluations=calls)
+    return first.with_mean(
+        _sum(posteriors, weights, "mean"), end=_end(posteriors, weights), evaluations=calls
+    )
+
+
+def _sum(posteriors: Sequence[Posterior], weights: Sequence[Any], name: str) -> Tree:
+    values = [getattr(p, name) for p in posteriors]
+    total = combine(weights[0], values[0], weights[1], values[1])
+    for value, weight in zip(values[2:], weights[2:], strict=True):
+        total = accumulate(total, weight, value, inplace=False)
+    return total
+
+
+def _end(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Tree:
+    """The other end's mean is mixed like that of x_0, where it is not known."""
+    return None if posteriors[0].end is None else _sum(posteriors, weights, "end")
 
 
 def average(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Posterior:
@@ -209,10 +221,8 @@ def average(posteriors: Sequence[Posterior], weights: Sequence[Any]) -> Posterio
         parts = {k: average([p[k] for p in posteriors], weights) for k in first.parts}
         options = {"evaluations": calls, "condition": first.condition}
         return ProductPosterior(first.process, first.x, first.t, parts, **options)
-    mean = combine(weights[0], first.mean, weights[1], posteriors[1].mean)
-    for posterior, weight in zip(posteriors[2:], weights[2:], strict=True):
-        mean = accumulate(mean, weight, posterior.mean, inplace=False)
-    made = first.with_mean(mean, evaluations=calls)
+    mean = _sum(posteriors, weights, "mean")
+    made = first.with_mean(mean, end=_end(posteriors, weights), evaluations=calls)
     if first.probs is None and all(p.variance is not None for p in posteriors):
         made.variance = _mixture_variance(posteriors, weights, mean)
     return made

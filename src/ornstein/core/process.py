@@ -82,6 +82,15 @@ class Process(Module):
             return TimeGrid.uniform(steps)
         raise ValueError(f"grid {kind!r} needs a log-SNR, which {type(self).__name__} has not; use 'uniform'")
 
+    def _refuse_upwards(self, t: Time, s: Time) -> None:
+        """A bridge goes back in time: refuse s > t, which no formula for it can answer."""
+        later = s > t
+        if bool(later.any()) if isinstance(later, Tensor) else later:
+            raise ValueError(
+                f"bridge: {type(self).__name__} steps back from t to s <= t, got t={t} and s={s}; forwards is "
+                "`kernel`"
+            )
+
     def _lacks(self, what: str) -> ValueError:
         return ValueError(f"{type(self).__name__} has no {what}")
 
@@ -107,7 +116,14 @@ class AffineProcess(Process):
     """x_t = alpha(t) x_0 + anchor_weight(t) y + sigma(t) z. A preset is its `schedule`.
 
     `y` is the condition's `anchor`, or the posterior's `end` where it is latent.
+
+    An end may be a point: alpha = sigma = 0 at time 1, as of a bridge, where the state is y and says nothing of
+    x_0. There lambda is -inf, every stochastic step draws u_s ~ N(alpha_s D, sigma_s^2) afresh, and there is no
+    deterministic one.
     """
+
+    anchor_field = "anchor"  # the condition field that holds y
+    latent = False  # whether y is known only through the posterior
 
     def __init__(self, space: Space = EUCLIDEAN) -> None:
         super().__init__()
@@ -124,10 +140,24 @@ class AffineProcess(Process):
     def at(self, t: Time) -> Level:
         """The schedule at `t`: Python floats for a float (kept), float64 tensors for a tensor."""
         if isinstance(t, Tensor):
-            return Level(*self.schedule(t.double()))
+            return self._level(t.double())
         if t not in self._levels or self.learned:
-            self._levels[t] = Level(*map(number, self.schedule(_time(t))))
+            self._levels[t] = Level(*map(number, self._level(_time(t))))
         return self._levels[t]
+
+    def _level(self, t: Tensor) -> Level:
+        """The schedule; of a learned one, constants where alpha or sigma is 0.
+
+        There every parameter gives the same value, while roots have an infinite slope, whose product with the
+        zero before it would make the gradient NaN.
+        """
+        if not (self.learned and torch.is_grad_enabled()):
+            return Level(*self.schedule(t))
+        with torch.no_grad():
+            exact = Level(*self.schedule(t))
+        end = (exact.alpha == 0) | (exact.sigma == 0)
+        inside = self.schedule(torch.where(end, 0.5, t))
+        return Level(*(torch.where(end, e, v) for e, v in zip(exact, inside, strict=True)))
 
     def slope(self, t: Time) -> Level:
         """d/dt of the schedule, by automatic differentiation; numbers for a number."""
@@ -161,13 +191,16 @@ class AffineProcess(Process):
         return number(self._ratio(*numbers), floats=not _any_tensor(t, s))
 
     def _ratio(self, t: Tensor, s: Tensor) -> Tensor:
-        from_, to = Level(*self.schedule(t)), Level(*self.schedule(s))
-        return torch.where(t == s, 1.0, from_.alpha * to.sigma / (to.alpha * from_.sigma))
+        from_, to = self._level(t), self._level(s)
+        ratio = _divided(from_.alpha * to.sigma, to.alpha * from_.sigma)
+        point = (from_.alpha == 0) & (from_.sigma == 0)  # what lies there says nothing: h is infinite
+        return torch.where(t == s, 1.0, torch.where(point, 0.0, ratio))
 
     def half_log_snr(self, t: Time) -> Any:
         """lambda = log(alpha / sigma), natural logarithm, infinite at an end without noise or signal."""
-        alpha, _, sigma = self.schedule(torch.as_tensor(t, dtype=torch.float64))
-        return number(alpha.log() - sigma.log(), floats=not _any_tensor(t))
+        alpha, _, sigma = self._level(_time(t))
+        value = torch.where(alpha == 0, -torch.inf, _log(alpha) - _log(sigma))  # also at a point end
+        return number(value, floats=not _any_tensor(t))
 
     def time_at(self, half_log_snr: Time) -> Any:
         """The inverse of `half_log_snr`, by bisection unless a preset knows it in closed form."""
@@ -175,8 +208,7 @@ class AffineProcess(Process):
         low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
         for _ in range(200):
             middle = 0.5 * (low + high)
-            alpha, _, sigma = self.schedule(middle)
-            above = alpha.log() - sigma.log() > wanted
+            above = self.half_log_snr(middle) > wanted
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
         return number(0.5 * (low + high), floats=not _any_tensor(half_log_snr))
 
@@ -193,7 +225,11 @@ class AffineProcess(Process):
 
         c = 0 is DDIM (2010.02502), c = 1 the ancestral step of DDPM (2006.11239), the first-order
         SDE-DPM-Solver++ (2211.01095), and the bridge q(x_s | x_t, x_0) itself where D = x_0.
+
+        Raises:
+            ValueError: c = 0 from an end that is a point, where no flow starts.
         """
+        self._refuse_flow(t, s, stochasticity)
         numbers = self._numbers(t, s, lambda log_r: _product(2.0 * stochasticity**2, log_r))
         return numbers._replace(scale=0.0) if _is_zero(stochasticity) else numbers
 
@@ -201,35 +237,60 @@ class AffineProcess(Process):
         """DDIM's own family (2010.02502, eq. 16): eta^2 times the ancestral variance.
 
         It meets `step` at eta = 0 and 1, and elsewhere only to first order in h.
+
+        Raises:
+            ValueError: eta = 0 from an end that is a point, where no flow starts.
         """
+        self._refuse_flow(t, s, eta)
         numbers = self._numbers(t, s, lambda log_r: torch.log1p(eta**2 * torch.expm1(2 * log_r)))
         return numbers._replace(scale=0.0) if _is_zero(eta) else numbers
 
     def _numbers(self, t: Time, s: Time, log_kept: Callable[[Tensor], Tensor]) -> StepNumbers:
         """A step that keeps the share exp(log_kept) of the noise's variance and draws the rest anew."""
         times = torch.broadcast_tensors(_time(t), _time(s))
-        from_, to = (Level(*self.schedule(v)) for v in times)
-        log_r = self._ratio(*times).log()  # = -h
+        from_, to = (self._level(v) for v in times)
+        log_r = _log(self._ratio(*times))  # = -h
         kept = log_kept(log_r)
         still = times[0] == times[1]  # a waiting component stays untouched, also where sigma = 0
-        a = torch.where(still, 1.0, to.sigma / from_.sigma * (0.5 * kept).exp())
-        b = torch.where(still, 0.0, -to.alpha * torch.expm1(log_r + 0.5 * kept))
-        scale = to.sigma * torch.expm1(kept).clamp(max=0.0).abs().sqrt()
-        c = to.anchor - a * from_.anchor if self.anchored else torch.zeros_like(a)
-        floats = not _any_tensor(t, s)
-        return StepNumbers(*(number(v, floats=floats) for v in (a, b, c, scale)))
+        a = torch.where(still, 1.0, _divided(to.sigma, from_.sigma) * (0.5 * kept).exp())
+        a = torch.where(still | (from_.alpha != 0) | (from_.sigma != 0), a, 0.0)  # a point end: u is 0
+        gone = (
+            to.alpha == 0
+        )  # up to pure noise: no signal arrives, and the product below would be 0 times infinity
+        b = -to.alpha * torch.expm1(torch.where(gone, 0.0, log_r) + 0.5 * kept)
+        b = torch.where(still, 0.0, torch.where(gone, -a * from_.alpha, b))
+        return self._assembled((t, s), (from_, to), a, b, kept)
 
     def forward_step(self, t: Time, s: Time) -> StepNumbers:
         """q(x_s | x_t) for s >= t: u_s = (alpha_s / alpha_t) u_t + noise of what variance is missing."""
         times = torch.broadcast_tensors(_time(t), _time(s))
-        from_, to = (Level(*self.schedule(v)) for v in times)
-        a = torch.where(times[0] == times[1], 1.0, to.alpha / from_.alpha)
-        kept = 2 * self._ratio(times[1], times[0]).log()  # of the noise's variance, without cancellation
+        from_, to = (self._level(v) for v in times)
+        a = torch.where(times[0] == times[1], 1.0, _divided(to.alpha, from_.alpha))
+        kept = 2 * _log(self._ratio(times[1], times[0]))  # of the noise's variance, without cancellation
+        return self._assembled((t, s), (from_, to), a, torch.zeros_like(a), kept)
+
+    def _assembled(
+        self, times: tuple[Time, Time], levels: tuple[Level, Level], a: Tensor, b: Tensor, kept: Tensor
+    ) -> StepNumbers:
+        """The anchor's share, and the scale of noise of which the share exp(kept) is not new."""
+        from_, to = levels
         c = to.anchor - a * from_.anchor if self.anchored else torch.zeros_like(a)
-        floats = not _any_tensor(t, s)
-        zero = torch.zeros_like(a)
-        scale = to.sigma * torch.expm1(kept).clamp(max=0.0).abs().sqrt()
-        return StepNumbers(*(number(v, floats=floats) for v in (a, zero, c, scale)))
+        new = torch.expm1(kept).clamp(max=0.0).abs()
+        scale = to.sigma * torch.where(new > 0, torch.where(new > 0, new, 1.0).sqrt(), 0.0)
+        floats = not _any_tensor(*times)
+        return StepNumbers(*(number(v, floats=floats) for v in (a, b, c, scale)))
+
+    def _refuse_flow(self, t: Time, s: Time, stochasticity: Any) -> None:
+        if not _is_zero(stochasticity):
+            return
+        level = self.at(t)
+        point = torch.as_tensor((level.alpha == 0) & (level.sigma == 0) & (_time(s) < _time(t)))
+        if bool(point.any()):
+            raise ValueError(
+                f"{type(self).__name__} ends in a point at time 1 (alpha = sigma = 0), from which no deterministic "
+                "step leads: let the process make the grid, or begin it with one stochastic row, "
+                "TimeGrid.through([1.0, s], solver=solvers.Ancestral()) + ..."
+            )
 
     # --- laws
 
@@ -237,7 +298,7 @@ class AffineProcess(Process):
         """N(alpha x_0 + anchor_weight y, sigma^2)."""
         level = self.at(t)
         mean = scaled(level.alpha, x_0)
-        return self._gaussian(self._anchor_added(mean, level.anchor, condition), level.sigma)
+        return self._gaussian(self.add_anchor(mean, level.anchor, condition), level.sigma)
 
     def bridge(self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None) -> Gaussian:
         """N(alpha_s x_0 + b_s y + g (x_t - alpha_t x_0 - b_t y), ...), g = (alpha_t/alpha_s)
@@ -245,11 +306,12 @@ class AffineProcess(Process):
 
         Given a Posterior this is its mean's bridge: exact but for the posterior's variance.
         """
+        self._refuse_upwards(t, s)
         numbers = self.step(t, s, 1.0)
         known = isinstance(x_0, Tensor)
         end = None if known else x_0.end
         mean = combine(numbers.a, x_t, numbers.b, x_0 if known else x_0.mean)
-        mean = self._anchor_added(mean, numbers.c, condition, end)
+        mean = self.add_anchor(mean, numbers.c, condition, end)
         return self._gaussian(mean, numbers.scale, numbers.b)
 
     def prior(self, like: Tree, condition: Condition | None = None) -> Gaussian:
@@ -257,7 +319,7 @@ class AffineProcess(Process):
         level = self.at(1.0)
         mean = torch.zeros_like(like)
         weight = level.alpha + level.anchor if self.anchored else 0.0
-        return self._gaussian(self._anchor_added(mean, weight, condition), level.sigma)
+        return self._gaussian(self.add_anchor(mean, weight, condition), level.sigma)
 
     def kernel(self, x_t: Tree, t: Time, s: Time, condition: Condition | None = None) -> Gaussian:
         """q(x_s | x_t), s >= t: noising further."""
@@ -267,29 +329,50 @@ class AffineProcess(Process):
             )
         numbers = self.forward_step(t, s)
         mean = scaled(numbers.a, x_t)
-        return self._gaussian(self._anchor_added(mean, numbers.c, condition), numbers.scale)
+        return self._gaussian(self.add_anchor(mean, numbers.c, condition), numbers.scale)
 
     def readout(
         self, x: Tree, posterior: Posterior | None = None, condition: Condition | None = None
     ) -> Tree:
         """x less what of the anchor is left at time 0."""
         weight = self.at(0.0).anchor if self.anchored else 0.0
-        return self._anchor_added(x, -weight, condition, getattr(posterior, "end", None))
+        return self.add_anchor(x, -weight, condition, getattr(posterior, "end", None))
 
     def _gaussian(self, mean: Tree, scale: Any, gain: Any = None) -> Gaussian:
         return Gaussian(mean, scale, self.space, gain)
 
-    def _anchor_added(self, mean: Tree, weight: Any, condition: Condition | None, end: Tree = None) -> Tree:
+    def add_anchor(self, mean: Tree, weight: Any, condition: Condition | None, end: Tree = None) -> Tree:
+        """mean + weight y; `mean` itself where there is no anchor or the weight is 0."""
         if not self.anchored or (isinstance(weight, float) and weight == 0.0):
             return mean
         return accumulate(mean, align(weight, mean), anchor_of(self, condition, end), inplace=False)
 
+    def end(self, condition: Condition | None) -> Tree:
+        """The other end y, as far as the process knows it without a posterior: the condition's field.
+
+        Raises:
+            ValueError: the condition lacks it.
+        """
+        if condition is None or self.anchor_field not in condition:
+            raise ValueError(f"{type(self).__name__} needs its other end: pass {self.anchor_field}=")
+        return condition[self.anchor_field]
+
+    def pin(self, x_end: Tree, t_end: float = 1.0) -> Process:
+        """This process given its state at `t_end`: affine too, with `x_end` (broadcast against states) as y."""
+        from .bridge import Pinned
+
+        return Pinned(self, x_end, t_end)
+
     # --- the stochastic differential equation
 
     def drift_and_diffusion(self, t: Time) -> tuple[Any, Any, Any]:
-        """(f, c, g) of dx = (f x + c y) dt + g dW: f = (log alpha)', c = b' - f b, g^2 = (sigma^2)' - 2 f sigma^2."""
+        """(f, c, g) of dx = (f x + c y) dt + g dW: f = (log alpha)', c = b' - f b, g^2 = (sigma^2)' - 2 f sigma^2.
+
+        They are read 1e-9 inside an end at which they are infinite: time 1 where alpha = 0 there.
+        """
         # at time 0 the slope of sigma may be infinite, while that of sigma^2 is not
-        t = t.clamp(min=1e-9) if isinstance(t, Tensor) else max(t, 1e-9)
+        last = 1.0 if self.at(1.0).alpha else 1 - 1e-9
+        t = t.clamp(1e-9, last) if isinstance(t, Tensor) else min(max(t, 1e-9), last)
         level, slope = self.at(t), self.slope(t)
         f = slope.alpha / level.alpha
         variance = 2 * level.sigma * slope.sigma - 2 * f * level.sigma**2
@@ -300,44 +383,43 @@ class AffineProcess(Process):
         """noise = (u - alpha m) / sigma; score = -noise / sigma; velocity = alpha' m + b' y + sigma' noise."""
         level = self.at(posterior.t)
         if name == "noise":
-            u = self._anchor_added(posterior.x, -(level.anchor), posterior.condition, posterior.end)
+            u = self.add_anchor(posterior.x, -(level.anchor), posterior.condition, posterior.end)
             return combine(_over(1.0, level.sigma), u, _over(-(level.alpha), level.sigma), posterior.mean)
         if name == "score":
             return scaled(_over(-1.0, level.sigma), posterior.noise)
         if name == "velocity":
             slope = self.slope(posterior.t)
             flow = combine(slope.alpha, posterior.mean, slope.sigma, posterior.noise)
-            return self._anchor_added(flow, slope.anchor, posterior.condition, posterior.end)
+            return self.add_anchor(flow, slope.anchor, posterior.condition, posterior.end)
         raise self._lacks(f"posterior.{name}")
 
     def mean_from(self, name: str, x: Tree, value: Tree, t: Time, condition: Condition | None = None) -> Tree:
         """The posterior mean from one of its views: the inverse of `view`."""
         level, slope = self.at(t), self.slope(t)
-        u = self._anchor_added(x, -(level.anchor), condition)
+        u = self.add_anchor(x, -(level.anchor), condition)
         if name == "noise":
             return combine(_over(1.0, level.alpha), u, _over(-(level.sigma), level.alpha), value)
         if name == "score":
             return combine(_over(1.0, level.alpha), u, _over(level.sigma**2, level.alpha), value)
         if name == "velocity":
-            value = self._anchor_added(value, -(slope.anchor), condition)
+            value = self.add_anchor(value, -(slope.anchor), condition)
             turn = slope.alpha * level.sigma - slope.sigma * level.alpha
             return combine(_over(-(slope.sigma), turn), u, _over(level.sigma, turn), value)
         raise ValueError(f"unknown view {name!r}; accepted: noise, score, velocity")
 
     def grid(self, kind: str | None, steps: int) -> TimeGrid:
-        """Uniform in log-SNR unless asked otherwise."""
+        """Uniform in log-SNR unless asked otherwise. Where time 1 is a point, the first row is a `Departure`."""
+        from .bridge import departing
         from .grid import TimeGrid
 
-        return TimeGrid.named("log-snr" if kind is None else kind, steps, self)
+        return departing(TimeGrid.named("log-snr" if kind is None else kind, steps, self), self)
 
 
 def anchor_of(process: Process, condition: Condition | None, end: Tree = None) -> Tree:
-    """The other end y: the posterior's, where it has one, else the condition's `anchor`."""
-    if end is not None:
+    """The other end y: the posterior's, where it has one, else the process's (the condition's `anchor`)."""
+    if end is not None or not isinstance(process, AffineProcess):
         return end
-    if condition is None or "anchor" not in condition:
-        raise ValueError(f"{type(process).__name__} needs its other end: pass anchor=")
-    return condition["anchor"]
+    return process.end(condition)
 
 
 def number(value: Tensor, floats: bool = True) -> Any:
@@ -361,6 +443,16 @@ def _over(a: Any, b: Any) -> Any:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a / b
     return a / b if b else math.copysign(math.inf, a) if a else math.nan
+
+
+def _divided(a: Tensor, b: Tensor) -> Tensor:
+    """a / b with gradients that stay finite where b = 0 (and the caller does not read the result)."""
+    return torch.where(b == 0, a.detach() * torch.inf, a / torch.where(b == 0, 1.0, b))
+
+
+def _log(x: Tensor) -> Tensor:
+    """log x with a gradient of 0 where x = 0."""
+    return torch.where(x == 0, -torch.inf, torch.where(x == 0, 1.0, x).log())
 
 
 def _product(weight: Any, log_r: Tensor) -> Tensor:

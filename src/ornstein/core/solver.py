@@ -18,7 +18,7 @@ from .distribution import Distribution, Gaussian, Product
 from .grid import TimeGrid
 from .posterior import Posterior
 from .process import AffineProcess, Process, StepNumbers, anchor_of
-from .tree import Time, Tree, accumulate, combine, scaled
+from .tree import Time, Tree, accumulate, align, combine, scaled
 
 __all__ = ["Forward", "Leafwise", "Row", "Solver"]
 
@@ -63,6 +63,12 @@ class Row(NamedTuple):
             return Row.joined(leaves)
 
         def column(values: Sequence[Any]) -> Any:
+            if any(
+                isinstance(v, Tensor) and v.ndim for v in values
+            ):  # numbers for each direction of the state
+                if any(getattr(v, "shape", None) != values[0].shape for v in values):
+                    raise ValueError("step: samples at rows of different kinds cannot share a step")
+                return torch.stack(list(values)).to(index.device)[index]
             known = [v for v in values if v is not None]
             return (
                 None if not known else torch.tensor(values, dtype=torch.float64, device=index.device)[index]
@@ -85,12 +91,14 @@ class Solver:
         reverses: whether its steps are those of the reversed process, so that their densities are known to belong to
             it; of the stochastic family only the ancestral step is.
         history: how many earlier posterior means it reads.
+        latent: whether it is right, to its order, where the other end y is known only through the posterior.
     """
 
     order: int = 1
     stochastic: bool = False
     reverses: bool = False
     history: int = 0
+    latent: bool = False
 
     process: Process
     owner: Solver  # the solver that was bound: memory is kept under it, however often numbers are made anew
@@ -118,6 +126,11 @@ class Solver:
                 f"{type(self).__name__} needs an affine process, got {type(process).__name__}. Ancestral steps "
                 "any process that has a bridge, Forward simulates one by its kernel, and "
                 "Leafwise({leaf: solver}) gives each leaf of a tree state its own"
+            )
+        if process.latent and not self.latent:
+            raise ValueError(
+                f"{type(self).__name__} takes the other end y as known, but that of {type(process).__name__} is "
+                "latent: use FreeDiffusion, Ancestral or Stochastic, or Euler, Heun, RungeKutta4 or DDIM below time 1"
             )
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
@@ -147,7 +160,7 @@ class Solver:
                 mean = accumulate(mean, weight, earlier, inplace=fresh)
         if self.process.anchored and (not isinstance(row.c, float) or row.c):
             y = anchor_of(self.process, condition, getattr(posterior, "end", None))
-            mean = accumulate(mean, row.c, y, inplace=False)
+            mean = accumulate(mean, align(row.c, mean), y, inplace=False)  # y may have fewer axes
         if self.history and posterior is not None:
             memory = (posterior.mean, *(memory or ()))[: self.history]
         return Gaussian(mean, row.scale, self.process.space, row.b), memory

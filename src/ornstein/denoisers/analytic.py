@@ -3,6 +3,8 @@
 All are conjugate-Gaussian: for x_t = alpha x_0 + sigma z and x_0 ~ N(m, C),
 
     D = m + alpha C (alpha^2 C + sigma^2)^-1 (x_t - alpha m),    Var = sigma^2 C (alpha^2 C + sigma^2)^-1
+
+Under a process with an anchor y they read u = x_t - anchor_weight y in place of x_t: the data do not depend on y.
 """
 
 from __future__ import annotations
@@ -13,7 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.core import AffineProcess, Condition, Denoiser, Posterior, Process, Step, Time, Tree, align
+from ornstein.core import (
+    AffineProcess,
+    Condition,
+    Denoiser,
+    Posterior,
+    Process,
+    Step,
+    Time,
+    Tree,
+    align,
+    sum_event,
+)
 
 __all__ = ["EmpiricalDenoiser", "GaussianDenoiser", "MixtureDenoiser"]
 
@@ -25,13 +38,13 @@ class MixtureDenoiser(Denoiser):
         weights: (K,), positive; they are normalised.
         means: (K, *event).
         covariances: (K, D, D) with D the event's size; or (K,), or one number, for multiples of the identity.
-        process: an affine process without an anchor.
+        process: an affine process, whose anchor says nothing of the data.
         labels: (K,) integers, the class of every component: then `label` conditions on it.
         variance: whether the posterior carries Var(x_0 | x_t), (B, D, D).
 
     Raises:
         ValueError: shapes that do not fit, weights that are not positive, covariances that are not positive
-            semi-definite, a process with an anchor.
+            semi-definite, a process that is not affine.
     """
 
     process: AffineProcess
@@ -66,13 +79,13 @@ class MixtureDenoiser(Denoiser):
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
         """Exact; heads hold the components' `responsibilities` (B, K)."""
-        _, turned, spread = self._turned(x, t)
+        _, turned, spread = self._turned(x, t, condition)
         weights = self._log_joint(turned, spread, condition).softmax(-1)
         return self.given(x, t, weights, condition)
 
     def given(self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None) -> Posterior:
         """The posterior where the components have the responsibilities `weights` (B, K)."""
-        alpha, turned, spread = self._turned(x, t)
+        alpha, turned, spread = self._turned(x, t, condition)
         means = self.means + self._back(alpha * self.values / spread * turned)  # (B, K, D)
         mean = (weights.unsqueeze(-1) * means).sum(1)
         variance = self._variance(weights, means, mean, alpha, spread) if self.variance else None
@@ -86,14 +99,14 @@ class MixtureDenoiser(Denoiser):
             condition=condition,
         )
 
-    def log_likelihoods(self, x: Tree, t: Time) -> Tensor:
+    def log_likelihoods(self, x: Tree, t: Time, condition: Condition | None = None) -> Tensor:
         """log q(x_t | component), (B, K)."""
-        _, turned, spread = self._turned(x, t)
+        _, turned, spread = self._turned(x, t, condition)
         return self._log_joint(turned, spread, None) - self.log_weights
 
     def log_density(self, x: Tree, t: Time, condition: Condition | None = None) -> Tensor:
         """log q_t(x) of the noised data in nats, (B,)."""
-        _, turned, spread = self._turned(x, t)
+        _, turned, spread = self._turned(x, t, condition)
         return self._log_joint(turned, spread, condition).logsumexp(-1)
 
     def sample_data(self, n: int, generator: torch.Generator | None = None) -> Tensor:
@@ -103,9 +116,10 @@ class MixtureDenoiser(Denoiser):
         turned = (self.values[which].sqrt() * z).unsqueeze(-1)
         return (self.means[which] + (self.vectors[which] @ turned).squeeze(-1)).reshape(n, *self.shape)
 
-    def _turned(self, x: Tensor, t: Time) -> tuple[Any, Tensor, Tensor]:
-        """alpha, x - alpha m in each component's principal axes (B, K, D), and its variance there."""
-        level, flat = self.process.at(t), x.flatten(1).unsqueeze(1)
+    def _turned(self, x: Tensor, t: Time, condition: Condition | None) -> tuple[Any, Tensor, Tensor]:
+        """alpha, u - alpha m in each component's principal axes (B, K, D), and its variance there."""
+        level = self.process.at(t)
+        flat = self.process.add_anchor(x, -level.anchor, condition).flatten(1).unsqueeze(1)
         alpha, sigma = (align(v, flat) for v in (level.alpha, level.sigma))
         gap = flat - alpha * self.means
         turned = torch.einsum("bkd,kde->bke", gap, self.vectors)
@@ -141,7 +155,7 @@ class GaussianDenoiser(MixtureDenoiser):
     Args:
         mean: (*event).
         covariance: (D, D), or a number for a multiple of the identity.
-        process: an affine process without an anchor.
+        process: an affine process, whose anchor says nothing of the data.
     """
 
     def __init__(self, mean: Any, covariance: Any, process: AffineProcess) -> None:
@@ -149,14 +163,24 @@ class GaussianDenoiser(MixtureDenoiser):
         covariance = torch.as_tensor(covariance, dtype=mean.dtype)
         super().__init__(torch.ones(1), mean[None], covariance[None], process, variance=True)
 
-    def flow(self, x: Tensor, t: Time, s: Time) -> Tensor:
-        """The exact probability-flow map from t to s: (x - alpha_t m) stretched by sqrt(spread_s / spread_t)
+    def flow(self, x: Tensor, t: Time, s: Time, condition: Condition | None = None) -> Tensor:
+        """The exact probability-flow map from t to s: u - alpha_t m stretched by sqrt(spread_s / spread_t)
         along each principal axis.
         """
-        (_, turned, before), (_, _, after) = self._turned(x, t), self._turned(x, s)
-        level = self.process.at(s)
-        moved = self._back((after / before).sqrt() * turned)[:, 0]
-        return (align(level.alpha, moved) * self.means[0] + moved).reshape(x.shape)
+        _, turned, before = self._turned(x, t, condition)
+        alpha, _, after = self._turned(x, s, condition)
+        moved = (alpha * self.means[0] + self._back((after / before).sqrt() * turned))[:, 0].reshape(x.shape)
+        return self.process.add_anchor(moved, self.process.at(s).anchor, condition)
+
+    def log_det(self, t: Time, s: Time) -> Tensor:
+        """log |det d flow(x, t, s) / d x| = sum_axes log(spread_s / spread_t) / 2, (1,) or (B,): the same for all x."""
+        spread_t, spread_s = (self._spread(v) for v in (t, s))
+        return 0.5 * sum_event((spread_s / spread_t).log())
+
+    def _spread(self, t: Time) -> Tensor:
+        level = self.process.at(t)
+        alpha, sigma = (torch.as_tensor(align(v, self.values)) for v in (level.alpha, level.sigma))
+        return alpha**2 * self.values + sigma**2
 
 
 class EmpiricalDenoiser(Denoiser):
@@ -164,7 +188,7 @@ class EmpiricalDenoiser(Denoiser):
 
     Args:
         data: (N, *event).
-        process: an affine process without an anchor.
+        process: an affine process, whose anchor says nothing of the data.
         labels: (N,) integers, the class of every point: then `label` conditions on it.
     """
 
@@ -185,7 +209,8 @@ class EmpiricalDenoiser(Denoiser):
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
         """The points averaged with weights softmax(-|x - alpha x_i|^2 / 2 sigma^2)."""
-        level, flat = self.process.at(t), x.flatten(1)
+        level = self.process.at(t)
+        flat = self.process.add_anchor(x, -level.anchor, condition).flatten(1)
         alpha, sigma = (align(v, flat) for v in (level.alpha, level.sigma))
         # |x - alpha x_i|^2 less |x|^2, which all points share
         distance = alpha**2 * (self.data**2).sum(1) - 2 * alpha * (flat @ self.data.T)
@@ -202,8 +227,8 @@ class EmpiricalDenoiser(Denoiser):
 
 
 def _check_process(process: Process) -> None:
-    if not isinstance(process, AffineProcess) or process.anchored:
-        raise ValueError(f"process: expected an affine process without an anchor, got {process!r}")
+    if not isinstance(process, AffineProcess):
+        raise ValueError(f"process: expected an affine process, got {process!r}")
 
 
 def _points(given: Any, name: str) -> Tensor:

@@ -36,8 +36,8 @@ PREDICTIONS = ("mean", "noise", "velocity", "score", "edm")
 
 
 class NetworkDenoiser(Denoiser):
-    """A network, told x_t / sqrt(alpha^2 scale^2 + sigma^2) and the process's clock (half the log-SNR), whose
-    output F is read as
+    """A network, told x_t / sqrt((alpha + anchor_weight)^2 scale^2 + sigma^2) and the process's clock (half the
+    log-SNR), whose output F is read as
 
         mean      D = F
         noise     D = (x - sigma F) / alpha
@@ -122,7 +122,10 @@ class NetworkDenoiser(Denoiser):
         if not isinstance(process, AffineProcess):
             return x
         level = process.at(t)
-        size = (level.alpha**2 * self.scale**2 + level.sigma**2) ** -0.5
+        signal = (
+            level.alpha + level.anchor if process.anchored else level.alpha
+        )  # an anchor is much like the data
+        size = (signal**2 * self.scale**2 + level.sigma**2) ** -0.5
         return scaled(size, x)
 
     def _posterior(
@@ -208,7 +211,12 @@ def tree_map_shape(shape: Any) -> Any:
 def _check_prediction(process: Process, prediction: str) -> None:
     if not isinstance(process, AffineProcess):
         return
-    if prediction in ("noise", "score") and process.at(1.0).alpha == 0:
+    end = process.at(1.0)
+    if prediction != "mean" and end.alpha == 0 and end.sigma == 0:
+        raise ValueError(
+            f"prediction {prediction!r} says nothing at the point in which {type(process).__name__} ends; use 'mean'"
+        )
+    if prediction in ("noise", "score") and end.alpha == 0:
         raise ValueError(
             f"prediction {prediction!r} cannot be turned into data where {type(process).__name__} has no signal "
             "(alpha = 0 at time 1); use 'velocity', 'mean' or 'edm'"

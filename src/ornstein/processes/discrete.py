@@ -54,6 +54,7 @@ class DiscreteProcess(Process):
         self, x_t: Tree, x_0: Any, t: Time, s: Time, condition: Condition | None = None
     ) -> Categorical:
         """q(x_s | x_t, x_0), averaged over x_0 where it is a Posterior or rows of probabilities."""
+        self._refuse_upwards(t, s)
         probs: Any = x_0.probs if isinstance(x_0, Posterior) else x_0
         if not probs.is_floating_point():
             probs = one_hot(probs, self.categories).to(torch.get_default_dtype())
