@@ -9,7 +9,19 @@ import torch
 
 from ornstein.core import Recorded, Sampler, TimeGrid
 from ornstein.processes import VariancePreserving
-from ornstein.solvers import DDIM, Ancestral, DPMSolverPP, Euler, Heun, Stochastic
+from ornstein.solvers import (
+    DDIM,
+    DEIS,
+    Ancestral,
+    DPMSolver,
+    DPMSolverPP,
+    Euler,
+    ExponentialAdams,
+    Heun,
+    RungeKutta4,
+    Stochastic,
+    UniPC,
+)
 
 from ..exact import AFFINE, covariance, gaussian, mixture
 
@@ -21,11 +33,40 @@ FLOW = {
     "dpm++1": DPMSolverPP(1),
     "dpm++2m": DPMSolverPP(2),
 }
+HIGHER = {
+    "rk4": RungeKutta4(),
+    "dpm-2": DPMSolver(2),
+    "dpm-3": DPMSolver(3),
+    "dpm++2s": DPMSolver(2, "data"),
+    "dpm++3s": DPMSolver(3, "data"),
+    "dpm++2m-taylor": DPMSolverPP(2, "taylor"),
+    "dpm++3m": DPMSolverPP(3),
+    "dpm++3m-taylor": DPMSolverPP(3, "taylor"),
+    "adams-noise-2": ExponentialAdams(2, math.inf),
+    "adams-data-3": ExponentialAdams(3),
+    "adams-rosenbrock-3": ExponentialAdams(3, 0.7),
+    "adams-data-4": ExponentialAdams(4),
+    "adams-rosenbrock-pec": ExponentialAdams(2, 0.7, corrector=True),
+    "unipc-1": UniPC(1, "bh1"),
+    "unipc-2": UniPC(2),
+    "unipc-3": UniPC(3),
+    "deis-time": DEIS(3),
+    "deis-rho": DEIS(3, "rho"),
+    "deis-log-rho": DEIS(4, "log-rho"),
+}
 
 
 def _through(process, steps: int, high: float = -1.0, low: float = 2.0) -> TimeGrid:
     levels = torch.linspace(high, low, steps + 1, dtype=torch.float64)
-    return TimeGrid.through([process.time_at(float(v)) for v in levels])
+    return TimeGrid.through(process.time_at(levels).tolist())
+
+
+def _graded(process, steps: int, high: float = -1.0, low: float = 2.0) -> TimeGrid:
+    """Steps that double from very short ones at the start: what a multistep method lacks there is then not seen."""
+    h = (low - high) / steps
+    short = [high + h * 2.0**-k for k in range(14, 0, -1)]
+    levels = torch.linspace(high + h, low, steps, dtype=torch.float64).tolist()
+    return TimeGrid.through(process.time_at(torch.tensor([high, *short, *levels])).tolist())
 
 
 def _slope(errors: list[float], steps: list[int]) -> float:
@@ -47,6 +88,40 @@ def test_order_on_a_gaussian(name, solver):
         end = Sampler(FLOW[solver], grid=grid)(truth, x)
         errors.append(float((end - truth.flow(x, grid[0].t, grid[-1].s)).norm(dim=1).mean()))
     assert _slope(errors, steps) == pytest.approx(FLOW[solver].order, abs=0.2)
+
+
+@pytest.mark.parametrize("solver", HIGHER)
+@pytest.mark.parametrize("name", AFFINE)
+def test_higher_order_on_a_gaussian(name, solver):
+    process, steps = AFFINE[name](), [32, 96]
+    truth = gaussian(process)
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) * process.at(0.9).sigma
+    errors = []
+    for n in steps:
+        grid = _graded(process, n)
+        end = Sampler(HIGHER[solver], grid=grid)(truth, x)
+        errors.append(float((end - truth.flow(x, grid[0].t, grid[-1].s)).norm(dim=1).mean()))
+    assert _slope(errors, steps) == pytest.approx(HIGHER[solver].order, abs=0.3)
+
+
+@pytest.fixture(scope="module")
+def fine():
+    """The flow of the mixture, to rounding."""
+    process = VariancePreserving()
+    truth = mixture(process)
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return truth, x, Sampler(RungeKutta4(), grid=_through(process, 1500))(truth, x)
+
+
+@pytest.mark.parametrize("solver", HIGHER)
+def test_higher_order_on_a_mixture(fine, solver):
+    truth, x, end = fine
+    steps = [96, 192]
+    errors = [
+        float((Sampler(HIGHER[solver], grid=_graded(truth.process, n))(truth, x) - end).norm(dim=1).mean())
+        for n in steps
+    ]
+    assert _slope(errors, steps) == pytest.approx(HIGHER[solver].order, abs=0.35)
 
 
 @pytest.mark.parametrize("solver", FLOW)

@@ -2,25 +2,66 @@
 
 from ornstein.core import Forward, Leafwise, TimeGrid
 
+from .adams import SASolver, SDEDPMSolverPP
 from .ancestral import DDIM, DDPM, Ancestral, Stochastic
-from .flow import Euler, Heun
-from .moves import Hold, Renoise
-from .multistep import DPMSolverPP
-from .recommend import recommended, sample
+from .evodiff import EVODiff
+from .evolution import Both, Depths, EvolutionarySearch, TimeSteps
+from .flow import Euler, Heun, RungeKutta4
+from .gaussian import GaussianExponential, Teleport
+from .grids import descended, path_costs, quadratic, shortest
+from .interpolant import FreeDiffusion
+from .langevin import Langevin, PreconditionedLangevin, predictor_corrector
+from .lml import LML
+from .moves import Churn, Hold, Renoise, churned
+from .mr import MRSampler
+from .multistep import DEIS, DPMSolverPP, ExponentialAdams, UniPC
+from .recommend import best, recommended, sample, sampler_for
+from .singlestep import DPMSolver
+from .stochastic import EulerMaruyama, ReverseDiffusion
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "DEIS",
+    "LML",
     "Ancestral",
+    "Both",
+    "Churn",
+    "DPMSolver",
     "DPMSolverPP",
+    "Depths",
+    "EVODiff",
     "Euler",
+    "EulerMaruyama",
+    "EvolutionarySearch",
+    "ExponentialAdams",
     "Forward",
+    "FreeDiffusion",
+    "GaussianExponential",
     "Heun",
     "Hold",
+    "Langevin",
     "Leafwise",
+    "MRSampler",
+    "PreconditionedLangevin",
     "Renoise",
+    "ReverseDiffusion",
+    "RungeKutta4",
+    "SASolver",
+    "SDEDPMSolverPP",
     "Stochastic",
+    "Teleport",
     "TimeGrid",
+    "TimeSteps",
+    "UniPC",
+    "best",
+    "churned",
+    "descended",
+    "path_costs",
+    "predictor_corrector",
+    "quadratic",
     "recommended",
     "sample",
+    "sampler_for",
+    "shortest",
 ]

@@ -33,6 +33,8 @@ class Stochastic(Solver):
         stochasticity: c >= 0.
     """
 
+    latent = True
+
     def __init__(self, stochasticity: float = 1.0) -> None:
         if not stochasticity >= 0:
             raise ValueError(f"stochasticity: expected a number >= 0, got {stochasticity}")
@@ -42,7 +44,7 @@ class Stochastic(Solver):
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """One row a step."""
         assert isinstance(process, AffineProcess)
-        _refuse_upwards(self, grid)
+        refuse_upwards(self, grid)
         refuse_from_data(self, process, grid)
         return [Row.of(r.t, r.s, process.step(r.t, r.s, self.stochasticity)) for r in grid]
 
@@ -54,6 +56,8 @@ class DDIM(Solver):
         eta: share of the ancestral standard deviation, 0 to 1.
     """
 
+    latent = True
+
     def __init__(self, eta: float = 0.0) -> None:
         if not 0 <= eta <= 1:
             raise ValueError(f"eta: expected a number from 0 to 1, got {eta}")
@@ -62,7 +66,7 @@ class DDIM(Solver):
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """One row a step."""
         assert isinstance(process, AffineProcess)
-        _refuse_upwards(self, grid)
+        refuse_upwards(self, grid)
         refuse_from_data(self, process, grid)
         return [Row.of(r.t, r.s, process.ddim_step(r.t, r.s, self.eta)) for r in grid]
 
@@ -96,7 +100,7 @@ class Ancestral(Solver):
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """The numbers of an affine process; of others the times alone."""
-        _refuse_upwards(self, grid)
+        refuse_upwards(self, grid)
         if not isinstance(process, AffineProcess):
             return [Row(r.t, r.s) for r in grid]
         return [Row.of(r.t, r.s, process.step(r.t, r.s, 1.0)) for r in grid]
@@ -153,7 +157,7 @@ def refuse_from_data(solver: Solver, process: AffineProcess, grid: TimeGrid) -> 
             )
 
 
-def _refuse_upwards(solver: Solver, grid: TimeGrid) -> None:
+def refuse_upwards(solver: Solver, grid: TimeGrid) -> None:
     for row in grid:
         if isinstance(row.t, float) and isinstance(row.s, float) and row.s > row.t and solver.stochastic:
             raise ValueError(

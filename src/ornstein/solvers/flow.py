@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -21,61 +23,54 @@ from ornstein.core import (
 )
 
 from .ancestral import refuse_from_data
+from .stochastic import one_time
 
-__all__ = ["Euler", "Heun"]
+__all__ = ["Euler", "Heun", "RungeKutta4"]
 
-
-def _slopes(process: AffineProcess, t: Any) -> tuple[Any, Any, Any]:
-    """v = p x + q D + r y: the probability flow's velocity as numbers."""
-    level, slope = process.at(t), process.slope(t)
-    p = slope.sigma / level.sigma
-    return p, slope.alpha - p * level.alpha, slope.anchor - p * level.anchor
+Tableau = tuple[tuple[float, ...], ...]
 
 
-class Euler(Solver):
-    """x_s = x + (s - t) v(x, t). DDIM is the same order and exact where the denoiser is constant: prefer it."""
+class RungeKutta(Solver):
+    """An explicit method, given as its tableau: as many rows and network calls a step as it has lines.
 
-    def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
-        """One row a step."""
-        assert isinstance(process, AffineProcess)
-        refuse_from_data(self, process, grid)
-        return [_euler(process, r.t, r.s) for r in grid]
+    Line i holds the weights a_ij of stage i + 1, X_(i+1) = x + h sum_j a_ij k_j with k_j = v(X_j, t_j); the last
+    line's state is the step's. Each row adds to the exposed X_i the difference of two lines,
 
+        X_(i+1) = X_i + h sum_j (a_ij - a_(i-1)j) k_j
 
-def _euler(process: AffineProcess, t: Any, s: Any) -> Row:
-    h = s - t
-    p, q, r = _slopes(process, t)
-    if isinstance(h, float) and h == 0.0:
-        return Row(t, s, 1.0, 0.0)
-    return Row(t, s, 1.0 + h * p, h * q, (), h * r)
-
-
-class Heun(Solver):
-    """The trapezoidal predictor-corrector, two rows and two network calls a step:
-
-        predict   x' = x + h v(x, t)
-        correct   x_s = x' + h/2 (v(x', s) - v(x, t))
-
-    The correction is an increment to the exposed x', so that what a guide did to it is kept. The step that
-    ends at time 0 where sigma = 0 is Euler's alone, since the velocity may be infinite there (as in
+    with the earlier k_j read off the increments that were made, so that what a guide did to X_i is kept. The
+    step that ends at time 0 where sigma = 0 is Euler's alone, since the velocity may be infinite there (as in
     2206.00364).
     """
 
-    order = 2
-    history = 1
+    latent = True
+    tableau: Tableau
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """The number of increments that are read."""
+        super().__init_subclass__(**options)
+        cls.history = len(cls.tableau) - 1
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
-        """Two rows a step."""
+        """As many rows a step as there are stages."""
         assert isinstance(process, AffineProcess)
         refuse_from_data(self, process, grid)
-        if any(isinstance(r.s, Tensor) for r in grid):
-            raise ValueError("Heun: needs one time for all rows and entries; use DDIM() for vector time")
-        rows = []
+        rows: list[Row] = []
         for r in grid:
-            rows.append(_euler(process, r.t, r.s))
-            if process.at(r.s).sigma != 0 and r.s != r.t:
-                rows.append(_corrector(process, r.t, r.s))
+            t, s = one_time(self, r.t, r.s) if self.history else (r.t, r.s)
+            if isinstance(t, float) and process.at(t).sigma == 0:
+                rows.append(Row.of(t, s, process.step(t, s, 0.0)))  # waits, or is refused
+            elif not self.history or process.at(s).sigma == 0 or s == t:
+                rows.append(_stage(process, t, s, s - t, (1.0,)))
+            else:
+                rows += self._stages(process, t, s)
         return rows
+
+    def _stages(self, process: AffineProcess, t: float, s: float) -> list[Row]:
+        h = s - t
+        times = [t, *(t + h * sum(line) for line in self.tableau[:-1]), s]
+        weights = _increments(self.tableau)
+        return [_stage(process, times[i], times[i + 1], h, line) for i, line in enumerate(weights)]
 
     def law(
         self,
@@ -85,18 +80,65 @@ class Heun(Solver):
         memory: tuple[Tree, ...] | None,
         condition: Condition | None = None,
     ) -> tuple[Distribution, tuple[Tree, ...] | None]:
-        """The predictor remembers its increment h v(x, t); the corrector takes half of it back."""
+        """A row remembers its increment, unless it is a step's last."""
         law, _ = super().law(x, posterior, row, memory, condition)
         assert isinstance(law, Gaussian)
-        if row.past:
-            weights = row.past[0]
-            if isinstance(weights, Tensor) and len(weights.unique()) > 1:
-                raise ValueError("Heun: samples at predictor and at corrector rows cannot share a step")
-            return law, None
-        return law, (combine(1.0, law.mean, -1.0, x),)
+        if len(row.past) == self.history and not isinstance(row.a, Tensor):
+            return law, memory
+        return law, (combine(1.0, law.mean, -1.0, x), *(memory or ()))[: self.history]
 
 
-def _corrector(process: AffineProcess, t: float, s: float) -> Row:
-    half = 0.5 * (s - t)
-    p, q, r = _slopes(process, s)
-    return Row(s, s, 1.0 + half * p, half * q, (-0.5,), half * r)
+class Euler(RungeKutta):
+    """x_s = x + (s - t) v(x, t). DDIM is the same order and exact where the denoiser is constant: prefer it."""
+
+    tableau = ((1.0,),)
+
+
+class Heun(RungeKutta):
+    """The trapezoidal predictor-corrector, two rows and two network calls a step:
+
+    predict   x' = x + h v(x, t)
+    correct   x_s = x' + h/2 (v(x', s) - v(x, t))
+    """
+
+    order = 2
+    tableau = ((1.0,), (1 / 2, 1 / 2))
+
+
+class RungeKutta4(RungeKutta):
+    """The classical method of order 4, four rows and four network calls a step (Kutta 1901)."""
+
+    order = 4
+    tableau = ((1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+
+
+@cache
+def _increments(tableau: Tableau) -> list[tuple[float, ...]]:
+    """For each stage the weight of its own h k, then those of the earlier increments, newest first."""
+    found: list[tuple[float, ...]] = []
+    slopes: list[list[float]] = []  # h k_j as a sum of increments
+    before: Sequence[float] = ()
+    for i, line in enumerate(tableau):
+        change = [a - b for a, b in zip(line, [*before, 0.0], strict=True)]
+        past = [sum(c * k[j] for c, k in zip(change, slopes, strict=False) if j < len(k)) for j in range(i)]
+        found.append((change[i], *reversed(past)))
+        slopes.append([*(-p / change[i] for p in past), 1 / change[i]])
+        before = line
+    return found
+
+
+def _stage(process: AffineProcess, t: Any, s: Any, h: Any, weights: Sequence[float]) -> Row:
+    """x + h weights_0 v(x, t) + earlier increments, where v = p u + q D + b' y is the flow's velocity."""
+    h = h * weights[0]
+    if isinstance(h, float) and h == 0.0:
+        return Row(t, s, 1.0, 0.0)
+    level, slope = process.at(t), process.slope(t)
+    p = slope.sigma / level.sigma
+    return Row(
+        t,
+        s,
+        1.0 + h * p,
+        h * (slope.alpha - p * level.alpha),
+        tuple(weights[1:]),
+        h * (slope.anchor - p * level.anchor),
+    )

@@ -25,7 +25,7 @@ from .ancestral import Ancestral
 from .gaussian import GaussianExponential
 from .multistep import DPMSolverPP
 
-__all__ = ["best", "recommended", "sample"]
+__all__ = ["best", "recommended", "sample", "sampler_for"]
 
 
 def best(calls: int, process: AffineProcess, fit: GaussianFit) -> Sampler:
@@ -94,13 +94,17 @@ def sample(
         raise TypeError(f"model: expected a Denoiser, got {model!r}{hint}")
     if given:
         start, grid = _held(model, start, given, grid, steps)
-    return _sampler(model, steps, solver, grid)(model, start, seed=seed, **condition)
+    return sampler_for(model, steps, solver, grid)(model, start, seed=seed, **condition)
 
 
-def _sampler(model: Denoiser, steps: int, solver: Solver | None, grid: str | TimeGrid | None) -> Sampler:
-    if solver is None and grid is None and model.fit is not None and isinstance(steps, int) and steps > 1:
-        return best(steps, model.process, model.fit)
-    return Sampler(recommended(model.process) if solver is None else solver, steps, grid)
+def sampler_for(
+    model: Denoiser, steps: int, solver: Solver | None = None, grid: str | TimeGrid | None = None
+) -> Sampler:
+    """What `sample` runs: `best` where nothing is asked for and the model knows its data's Gaussian fit."""
+    process, asked = model.process, solver is not None or grid is not None
+    if not asked and model.fit is not None and isinstance(process, AffineProcess) and _several(steps):
+        return best(steps, process, model.fit)
+    return Sampler(recommended(process) if solver is None else solver, steps, grid)
 
 
 def _held(
@@ -132,3 +136,7 @@ def _expanded(value: Any, like: Tensor, name: str) -> Tensor:
     if value.shape != like.shape:
         raise ValueError(f"given[{name!r}]: shape {tuple(value.shape)}, expected {tuple(like.shape)}")
     return value
+
+
+def _several(steps: Any) -> bool:
+    return isinstance(steps, int) and steps > 1
