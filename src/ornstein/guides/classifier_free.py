@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ornstein.core import Condition, Denoiser, Guide, Guided, Posterior, Step, Time, Tree, mix
 
@@ -42,19 +43,19 @@ class ClassifierFree(Guide):
 
     def check(self, denoiser: Denoiser) -> None:
         """The model must read the fields that are dropped, and may be called twice."""
-        inner = denoiser
+        inner, own = denoiser, type(self).__name__
         while isinstance(inner, Guided):
             if inner.guide.remembers:
                 name = type(inner.guide).__name__
                 raise ValueError(
-                    f"ClassifierFree calls its model twice a step, and {name} keeps what it is told once: guide each "
-                    f"model first, then superpose them, {name}([ClassifierFree(s)(b)])(ClassifierFree(s)(a))"
+                    f"{own} calls its model twice a step, and {name} keeps what it is told once: guide each "
+                    f"model first and put {name} outside, as in {name}(...)({own}(s)(model))"
                 )
             inner = inner.denoiser
         missing = set(self.dropped) - denoiser.fields
         if missing or not denoiser.fields:
             raise ValueError(
-                f"ClassifierFree: drops {sorted(self.dropped) or 'the condition'}, but the model reads "
+                f"{own}: drops {sorted(self.dropped) or 'the condition'}, but the model reads "
                 f"{sorted(denoiser.fields) or 'no condition'}"
             )
 
@@ -62,11 +63,30 @@ class ClassifierFree(Guide):
         self, denoiser: Denoiser, x: Tree, t: Time, condition: Condition | None, step: Step | None
     ) -> Posterior:
         """The mixture of the two branches."""
-        names = [f for f in self.dropped or (condition or {}) if condition and f in condition]
-        if not condition or not names or self.scale == 1.0 or not self._active(denoiser, t):
+        if not self.names(condition) or self.scale == 1.0 or not self._active(denoiser, t):
             return denoiser(x, t, condition, step)
-        with_, without = denoiser.many(x, t, [condition, condition.null(*names)], step)
-        return mix([with_, without], [self.scale, 1.0 - self.scale])
+        return self.mixed(*self.branches(denoiser, x, t, condition, step))
+
+    def names(self, condition: Condition | None) -> list[str]:
+        """The fields that are dropped, of those that the condition has."""
+        return [f for f in self.dropped or (condition or {}) if condition and f in condition]
+
+    def null(self, condition: Condition | None) -> Condition:
+        """The condition of the unconditional branch."""
+        assert condition is not None
+        return condition.null(*self.names(condition))
+
+    def branches(
+        self, denoiser: Denoiser, x: Tree, t: Time, condition: Condition | None, step: Step | None
+    ) -> tuple[Posterior, Posterior]:
+        """The conditional and the unconditional posterior, in one network call."""
+        with_, without = denoiser.many(x, t, [condition, self.null(condition)], step)
+        return with_, without
+
+    def mixed(self, with_: Posterior, without: Posterior, scale: Any = None) -> Posterior:
+        """without + scale (with - without), the scale being the guide's own or one for each row (B,)."""
+        scale = self.scale if scale is None else scale
+        return mix([with_, without], [scale, 1.0 - scale])
 
     def _active(self, denoiser: Denoiser, t: Time) -> bool:
         low, high = self.interval

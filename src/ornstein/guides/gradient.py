@@ -38,6 +38,11 @@ class _ScoreShift(Guide):
                 f"{type(self).__name__} needs an affine process, whose states have gradients; got "
                 f"{type(denoiser.process).__name__}"
             )
+        if denoiser.process.latent:
+            raise ValueError(
+                f"{type(self).__name__}: the gradient would move x_0 and leave y, which is latent in "
+                f"{type(denoiser.process).__name__} and depends on it"
+            )
         if denoiser.estimates != "posterior":
             raise ValueError(
                 f"{type(self).__name__} shifts a score, and this model estimates a {denoiser.estimates} (it was "
