@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ornstein.core import Module
+from ornstein.core import Module, suggest
 
 from .attention import SelfAttention
 from .checks import check_level, check_positive
@@ -83,6 +84,14 @@ class SpatialAttention(nn.Module):
         """(B, width, ...) to the same."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         return x + self.attention(tokens).transpose(1, 2).reshape(x.shape)
+
+
+class Skipped(nn.Module):
+    """Stands for a residual block that is left out: the identity."""
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """`x`."""
+        return x
 
 
 class Stage(nn.Module):
@@ -184,6 +193,24 @@ class UNet(Module):
         check_level(level, len(x))
         return self.trunk(x, self.conditioning(level, condition))[0]
 
+    @property
+    def residual_blocks(self) -> list[str]:
+        """Names of the residual blocks, as `without` takes them."""
+        return [name for name, module in self.named_modules() if isinstance(module, ResidualBlock)]
+
+    def without(self, blocks: Iterable[str]) -> UNet:
+        """This network with some residual blocks left out; all parameters are shared, and nothing is copied.
+
+        Raises:
+            ValueError: a name that is not one of `residual_blocks`.
+        """
+        view = self
+        for name in blocks:
+            if name not in self.residual_blocks:
+                raise ValueError(suggest(name, self.residual_blocks, "residual block"))
+            view = _replaced(view, name.split("."), Skipped())
+        return view
+
     def trunk(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """The output and the middle features (B, features, ...), given conditioning vectors (B, 4 width)."""
         if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
@@ -198,6 +225,15 @@ class UNet(Module):
             skip = skips.pop()
             x = stage(skip + F.interpolate(up(x), size=skip.shape[2:]), c)
         return self.out(F.silu(self.norm(x))), middle
+
+
+def _replaced(module: Any, path: Sequence[str], new: nn.Module) -> Any:
+    """A shallow copy of a module with the child at `path` another; the modules beside the path are the same."""
+    if not path:
+        return new
+    view = copy.copy(module)
+    view._modules = {**module._modules, path[0]: _replaced(module._modules[path[0]], path[1:], new)}
+    return view
 
 
 def _check_levels(dims: int, multipliers: Sequence[int], attention: Sequence[int]) -> None:

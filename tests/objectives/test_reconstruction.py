@@ -1,0 +1,81 @@
+"""What a codec is trained on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ornstein.core import Keyed
+from ornstein.denoisers import Reconstructor
+from ornstein.networks import Autoencoder, Classifier
+from ornstein.objectives import Reconstruction, perceptual_distance
+from ornstein.spaces import AutoencoderCodec
+
+N = 6
+
+
+def model(kind="kl"):
+    torch.manual_seed(0)
+    network = Autoencoder(1, latent=2, factor=2, width=4, moments=kind == "kl")
+    return Reconstructor(AutoencoderCodec(network, kind, codes=9), (1, 8, 8))
+
+
+@pytest.fixture
+def batch():
+    return {"x_0": torch.rand(N, 1, 8, 8) * 2 - 1}
+
+
+@pytest.fixture
+def classifier():
+    return Classifier(1, 3, width=4).eval().requires_grad_(False)
+
+
+def test_the_loss_is_that_of_the_formula(batch, classifier):
+    objective, own, noise = Reconstruction(classifier, 0.5, kl=1e-2), model(), Keyed(0, N)
+    with torch.no_grad():
+        objective.log_scale.fill_(0.7)
+    losses = objective(own, batch, noise)
+    law = own.codec.law(batch["x_0"])
+    z = law.mean + law.scale * noise.fold("latent").normal(law.mean)
+    shown = own.codec.network.decoder(z)
+    pixels = (shown - batch["x_0"]).abs().mean((1, 2, 3))
+    features = 0.5 * perceptual_distance(classifier, shown, batch["x_0"])
+    divergence = 0.5 * (law.mean**2 + law.scale**2 - 1 - 2 * law.scale.log()).flatten(1).sum(1)
+    known = (pixels + features) / math.exp(0.7) + 0.7 + 1e-2 * divergence / 64
+    assert torch.allclose(losses.sample, known)
+    assert set(losses.named) == {"pixels", "features", "regular"}
+
+
+def test_gradients_pass_the_quantiser_to_encoder_codes_and_decoder(batch):
+    own = model("vq")
+    losses = Reconstruction()(own, batch, Keyed(0, N))
+    losses.total.backward()
+    assert all(
+        p.grad is not None and bool(p.grad.abs().sum() > 0)
+        for p in own.codec.network.encoder[-1].parameters()
+    )
+    assert bool((own.codec.book.grad.abs().sum(1) > 0).any())
+    points = own.codec.law(batch["x_0"]).mean
+    gap = (points - own.codec.nearest(points)).square().flatten(1).sum(1)
+    assert torch.allclose(losses.named["regular"], 1.25 * gap / 64)
+
+
+def test_the_perceptual_distance_is_0_for_equal_images_and_sees_a_change(batch, classifier):
+    x = batch["x_0"]
+    assert perceptual_distance(classifier, x, x).abs().max() == 0
+    near, far = (perceptual_distance(classifier, x, x + size * torch.randn_like(x)) for size in (0.01, 1.0))
+    assert bool((near < far).all()) and near.shape == (N,)
+
+
+def test_negative_weights_are_refused():
+    with pytest.raises(ValueError, match="kl: expected a number of at least 0"):
+        Reconstruction(kl=-1.0)
+    with pytest.raises(ValueError, match="perceptual: expected"):
+        Reconstruction(perceptual=float("nan"))
+
+
+def test_a_model_without_a_codec_is_refused(batch, classifier):
+    with pytest.raises(TypeError, match=r"trains a denoisers\.Reconstructor\(codec\), got Classifier"):
+        Reconstruction()(classifier, batch, Keyed(0, N))
