@@ -1,4 +1,4 @@
-"""The shipped classifier of digits, its recipe and its files."""
+"""The shipped classifiers, their recipe and their files."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ import torch
 from ornstein import data, metrics
 
 SHIPPED = Path(metrics.__file__).with_name("classifiers")
+FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def test_the_shipped_classifier_is_right_on_held_out_scans():
@@ -22,6 +23,27 @@ def test_the_shipped_classifier_is_right_on_held_out_scans():
     assert (SHIPPED / "digits.safetensors").stat().st_size < 500_000
     assert not any(p.requires_grad for p in classifier.parameters())
     assert not classifier.training
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason="needs the Debian package dataset-fashion-mnist")
+def test_the_shipped_classifier_of_clothes_is_right_on_held_out_pictures():
+    held_out = data.load("fashion-mnist").held_out
+    classifier = metrics.load_classifier("fashion-mnist")
+    x, labels = held_out.x_0[::5], held_out.fields["label"][::5]
+    found = metrics.class_accuracy(classifier, x, labels)
+    card = json.loads((SHIPPED / "fashion-mnist.json").read_text())
+    assert found.value >= 0.88
+    assert card["held_out_accuracy"]["low"] - 0.02 < found.value < card["held_out_accuracy"]["high"] + 0.02
+    shuffled = x.flatten(2)[..., torch.randperm(256, generator=torch.Generator().manual_seed(0))].reshape(
+        x.shape
+    )
+    assert metrics.class_accuracy(classifier, shuffled, labels).value < 0.5
+
+
+def test_a_shipped_classifier_weighs_under_a_megabyte():
+    for file in SHIPPED.glob("*.safetensors"):
+        assert file.stat().st_size < 1_000_000
+        assert metrics.load_classifier(file.stem).shape[0] == 1
 
 
 def test_frechet_distance_of_digits_tells_good_from_bad():

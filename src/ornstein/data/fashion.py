@@ -42,9 +42,7 @@ def fashion_mnist(size: int = 16, folder: str | os.PathLike[str] | None = None) 
         raise ValueError(f"size: expected one of {_SIZES}, got {size!r}")
     home = _DEBIAN if folder is None else Path(folder)
     train, held_out = (_split(home, part, size) for part in ("train", "t10k"))
-    return Dataset(
-        "fashion-mnist", train, held_out, shape=(1, size, size), classes=CLASSES, decode=to_bytes
-    )
+    return Dataset("fashion-mnist", train, held_out, shape=(1, size, size), classes=CLASSES, decode=to_bytes)
 
 
 def _split(home: Path, part: str, size: int) -> TensorSplit:
@@ -75,6 +73,9 @@ def _read(path: Path, header: int) -> Tensor:
         raw = gzip.decompress(path.read_bytes())
     except (OSError, EOFError) as error:
         raise ValueError(f"fashion-mnist: {path} is not a whole gzip file ({error})") from error
+    axes = (header - 4) // 4
+    if len(raw) < header or raw[:4] != bytes((0, 0, 8, axes)):
+        raise ValueError(f"fashion-mnist: {path} is not an idx file of bytes with {axes} axes")
     count, values = int.from_bytes(raw[4:8], "big"), len(raw) - header
     if values != count * (_SIDE**2 if header == 16 else 1):
         raise ValueError(f"fashion-mnist: {path} announces {count} entries but holds {values} bytes of them")

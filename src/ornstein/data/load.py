@@ -13,10 +13,13 @@ from typing import Any
 from ..core.spec import suggest
 from .arrays import array_file
 from .dataset import Dataset
+from .degraded import super_resolution
 from .digits import digits, digits_joint
 from .fashion import fashion_mnist
 from .folder import image_folder
+from .frames import frames
 from .hub import hub_dataset, is_hub_layout
+from .plane import plane
 from .words import words
 
 __all__ = ["BUILT_IN", "load"]
@@ -25,6 +28,9 @@ BUILT_IN: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "digits-joint": digits_joint,
     "fashion-mnist": fashion_mnist,
+    "frames": frames,
+    "super-resolution": super_resolution,
+    "plane": plane,
     "words": words,
 }
 _ARRAY_SUFFIXES = (".npy", ".npz")
@@ -34,10 +40,11 @@ def load(name: str | os.PathLike[str], **options: Any) -> Dataset:
     """The data set of that name.
 
     Args:
-        name: "digits", "digits-joint", "fashion-mnist" or "words"; a .npy or .npz file; a folder of images, with
-            classes as subfolders; a Hugging Face data set id "owner/name", or a local folder in its
-            layout (parquet, arrow). A path that exists comes before a data set id.
-        **options: those of the loader: `words`, `array_file`, `image_folder`, `hub_dataset`.
+        name: "digits", "digits-joint", "fashion-mnist", "frames", "super-resolution" or "words"; a .npy or .npz
+            file; a folder of images, with classes as subfolders; a Hugging Face data set id "owner/name", or a local
+            folder in its layout (parquet, arrow). A path that exists comes before a data set id.
+        **options: those of the loader: `fashion_mnist`, `frames`, `super_resolution`, `words`, `array_file`,
+            `image_folder`, `hub_dataset`.
 
     Raises:
         ValueError: nothing of that name exists (with the nearest name), an option is unknown, or
