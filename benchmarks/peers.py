@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -20,9 +20,18 @@ from torch import Tensor
 
 from .timing import Contestant
 
-__all__ = ["PEERS"]
+__all__ = ["PEERS", "evaluations"]
 
 Free = Callable[[], Tensor]  # gives a posterior mean that is already there
+
+
+CALLS = {"Heun": 2, "order 2, single-step": 2, "order 3, single-step": 3, "order 4, single-step": 4}
+
+
+def evaluations(name: str, steps: int) -> int:
+    """Calls of the denoiser in a run of so many steps, of which the last, to no noise, is of one call."""
+    calls = CALLS.get(name, 1)
+    return calls * (steps - 1) + 1
 
 
 def k_diffusion(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
@@ -34,10 +43,13 @@ def k_diffusion(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
         "Euler": sampling.sample_euler,
         "Heun": sampling.sample_heun,
         "ancestral": sampling.sample_euler_ancestral,
+        "order 2, single-step": sampling.sample_dpm_2,
+        "order 3, noise": partial(sampling.sample_lms, order=3),
+        "order 4, noise": sampling.sample_lms,
     }
     for name, method in methods.items():
         run = lambda method=method: method(lambda x, sigma: free(), x, sigmas, disable=True)  # noqa: E731
-        yield Contestant("k-diffusion", name, run, steps)
+        yield Contestant("k-diffusion", name, run, evaluations(name, steps))
 
 
 @cache
@@ -91,9 +103,14 @@ def azula(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
         "Euler": sample.EulerSampler(Denoiser(), **options),
         "Heun": sample.HeunSampler(Denoiser(), **options),
         "ancestral": sample.DDPMSampler(Denoiser(), **options),
+        "order 3": sample.xEABSampler(Denoiser(), order=3, **options),
+        "order 4": sample.xEABSampler(Denoiser(), order=4, **options),
+        "order 3, noise": sample.zEABSampler(Denoiser(), order=3, **options),
+        "order 4, noise": sample.zEABSampler(Denoiser(), order=4, **options),
+        "order 3, Rosenbrock": sample.REABSampler(Denoiser(), order=3, **options),
     }
     for name, sampler in samplers.items():
-        yield Contestant("azula", name, lambda sampler=sampler: sampler(x), steps)
+        yield Contestant("azula", name, lambda sampler=sampler: sampler(x), evaluations(name, steps))
 
 
 def diffusers(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
@@ -105,6 +122,10 @@ def diffusers(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
         "Euler": library.EulerDiscreteScheduler(prediction_type="sample"),
         "Heun": library.HeunDiscreteScheduler(prediction_type="sample"),
         "ancestral": library.DDPMScheduler(prediction_type="sample", clip_sample=False),
+        "order 3": library.DPMSolverMultistepScheduler(prediction_type="sample", solver_order=3),
+        "order 3, noise": library.DEISMultistepScheduler(prediction_type="sample", solver_order=3),
+        "UniPC 2": library.UniPCMultistepScheduler(prediction_type="sample", solver_order=2),
+        "UniPC 3": library.UniPCMultistepScheduler(prediction_type="sample", solver_order=3),
     }
     for name, scheduler in schedulers.items():
         scheduler.is_scale_input_called = True  # scaling the input is the model's work elsewhere
@@ -112,7 +133,7 @@ def diffusers(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
             "diffusers",
             name,
             lambda scheduler=scheduler: stepped(scheduler, x, free),
-            steps,
+            evaluations(name, steps),
             prepare=lambda scheduler=scheduler: scheduler.set_timesteps(steps),  # also resets its state
         )
 

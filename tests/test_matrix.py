@@ -10,31 +10,87 @@ import pytest
 import torch
 
 from ornstein.alignment import BestOf
-from ornstein.core import Keyed, Leafwise, Sampler, TimeGrid
-from ornstein.guides import Clamp, ClassifierFree, ClassifierGradient, RewardGradient, Superposition
-from ornstein.processes import RectifiedFlow
+from ornstein.core import Guide, Keyed, Leafwise, Sampler, Solver, TimeGrid
+from ornstein.denoisers import Converted, GaussianFit, InterpolantMixture
+from ornstein.guides import (
+    AdaptiveGuidance,
+    Clamp,
+    ClassifierFree,
+    ClassifierGradient,
+    RewardGradient,
+    Superposition,
+)
+from ornstein.processes import (
+    BrownianBridge,
+    GaussianMixture,
+    Interpolant,
+    MeanReverting,
+    RectifiedFlow,
+    SubVariancePreserving,
+    VarianceExploding,
+)
 from ornstein.rewards import PosteriorValue
 from ornstein.solvers import (
     DDIM,
+    DEIS,
+    LML,
     Ancestral,
+    DPMSolver,
     DPMSolverPP,
     Euler,
+    EulerMaruyama,
+    EVODiff,
+    ExponentialAdams,
     Forward,
+    FreeDiffusion,
+    GaussianExponential,
     Heun,
     Hold,
+    Langevin,
+    MRSampler,
     Renoise,
+    ReverseDiffusion,
+    RungeKutta4,
+    SASolver,
+    SDEDPMSolverPP,
     Stochastic,
+    UniPC,
+    churned,
+    predictor_corrector,
     recommended,
 )
 
 from .exact import AFFINE, DISCRETE, joint, mixture, table
 
+FIT = GaussianFit(
+    torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)[:2], torch.ones(2), 0.5
+)
+
+
+def interpolant() -> InterpolantMixture:
+    """Between two mixtures, the far end drawn and unknown."""
+    near, far = (
+        GaussianMixture([0.4, 0.6], torch.randn(2, 3, generator=torch.Generator().manual_seed(k)), 0.3)
+        for k in (0, 1)
+    )
+    return InterpolantMixture(near, Interpolant(far))
+
+
+ANCHORED = {"mean-reverting": lambda: MeanReverting(), "bridge": lambda: BrownianBridge()}
+FURTHER = {
+    **{name: lambda make=make: mixture(make()) for name, make in ANCHORED.items()},
+    "sub-vp": lambda: mixture(SubVariancePreserving()),
+    "converted": lambda: Converted(mixture(RectifiedFlow()), VarianceExploding(0.01, 50.0)),
+}
 PROCESSES = {
     **{name: lambda make=make: mixture(make()) for name, make in AFFINE.items()},
+    **FURTHER,
+    "interpolant": interpolant,
     **{name: lambda make=make: table(make(3)) for name, make in DISCRETE.items()},
     "tree-absorbing": lambda: joint(RectifiedFlow(), DISCRETE["absorbing"](2)),
     "tree-uniform": lambda: joint(RectifiedFlow(), DISCRETE["uniform"](2)),
 }
+CONTINUOUS = {*AFFINE, *FURTHER, "interpolant"}
 SOLVERS = {
     "ddim": DDIM,
     "ddim-half": lambda: DDIM(0.5),
@@ -42,14 +98,34 @@ SOLVERS = {
     "stochastic": lambda: Stochastic(0.5),
     "euler": Euler,
     "heun": Heun,
+    "rk4": RungeKutta4,
+    "dpm-solver-2": lambda: DPMSolver(2),
+    "dpm-solver-3": lambda: DPMSolver(3),
     "dpm++2m": DPMSolverPP,
+    "dpm++3m": lambda: DPMSolverPP(3),
+    "adams": ExponentialAdams,
+    "unipc": UniPC,
+    "deis": DEIS,
+    "gaussian": lambda: GaussianExponential(FIT, 3),
+    "euler-maruyama": EulerMaruyama,
+    "reverse-diffusion": ReverseDiffusion,
+    "sde-dpm++2": SDEDPMSolverPP,
+    "sde-dpm++3": lambda: SDEDPMSolverPP(3),
+    "sa": SASolver,
+    "mr": MRSampler,
+    "evodiff": EVODiff,
+    "lml": lambda: LML(DPMSolverPP()),
+    "free-diffusion": lambda: FreeDiffusion(0.5),
     "renoise": Renoise,
+    "langevin": None,  # ancestral steps, each corrected
+    "churn": None,  # Heun, stirred by the kernel
     "travel": None,  # down, up by the kernel, down
     "recommended": None,
 }
 GUIDES = (
     "none",
     "classifier-free",
+    "adaptive",
     "classifier",
     "reward",
     "clamp",
@@ -58,18 +134,25 @@ GUIDES = (
     "best-of",
 )
 
-AFFINE_ONLY = {"ddim", "ddim-half", "stochastic", "euler", "heun", "dpm++2m"}
+ANY_PROCESS = {"ancestral", "renoise", "travel", "recommended"}
+DISCRETE_NAMES = "(Absorbing|UniformNoise)"
 
 
 def refused(process: str, solver: str, guide: str) -> str | None:
     """Why a triple cannot work: the pattern its error must match."""
-    affine, tree = process in AFFINE, process.startswith("tree")
+    affine, tree = process in CONTINUOUS, process.startswith("tree")
     if guide in ("classifier", "reward") and not affine:
         return "needs an affine process, whose states have gradients"
-    if guide == "classifier-free" and not affine:
-        return "reads no condition"  # the exact tables and trees here are unconditional
-    if not affine and solver in AFFINE_ONLY:
-        return "needs an affine process, got (Absorbing|UniformNoise)"
+    if guide in ("classifier", "reward") and process == "interpolant":
+        return "is latent"
+    if guide in ("classifier-free", "adaptive") and (not affine or process == "interpolant"):
+        return "reads no condition|predicted noises"  # the exact tables and trees here are unconditional
+    if not affine and solver not in ANY_PROCESS:
+        return f"affine process, got {DISCRETE_NAMES}|log-SNR"
+    if process == "interpolant" and solver not in {*ANY_PROCESS, "stochastic", "free-diffusion"}:
+        return "latent|no deterministic step|log-SNR"
+    if process == "bridge" and solver == "gaussian":
+        return "ends in a point"
     if (
         guide == "superposition"
         and solver != "ancestral"
@@ -85,6 +168,7 @@ def _guided(name: str, model):
     values = {"label": torch.tensor(1)} if tree else torch.tensor([1, 0, 0])
     guides = {
         "classifier-free": lambda: ClassifierFree(1.5),
+        "adaptive": lambda: AdaptiveGuidance(1.5, 0.9),
         "classifier": lambda: ClassifierGradient(lambda x, t, c: -(x**2).flatten(1).sum(1) * 1e-3),
         "reward": lambda: RewardGradient(lambda x, c: 0.1 * x.flatten(1).sum(1)),
         "clamp": lambda: Clamp(mask, values),
@@ -97,6 +181,10 @@ def _guided(name: str, model):
 def _sampler(name: str, model) -> Sampler:
     if name == "recommended":
         return Sampler(recommended(model.process), 4)
+    if name == "langevin":
+        return Sampler(Ancestral(), grid=predictor_corrector(model.process.grid(None, 4), Langevin()))
+    if name == "churn":
+        return Sampler(Heun(), grid=churned(model.process.grid(None, 4), model.process))
     if name != "travel":
         return Sampler(SOLVERS[name](), 4)
     down = TimeGrid.through([1.0, 0.7, 0.5])
@@ -107,7 +195,10 @@ def _sampler(name: str, model) -> Sampler:
 def _run(process: str, solver: str, guide: str, n, seed):
     model = PROCESSES[process]()
     guided, sampler = _guided(guide, model), _sampler(solver, model)
-    fields = {"label": [0, 1, 1][: n if isinstance(n, int) else 3]} if guided.fields else {}
+    count = n if isinstance(n, int) else 3
+    fields = {"label": [0, 1, 1][:count]} if "label" in guided.fields else {}
+    if process in ANCHORED:
+        fields["anchor"] = torch.tensor([[0.5, -0.5, 1.0], [1.0, 0.0, 0.0], [0.0, 2.0, 1.0]])[:count]
     if guide == "best-of":
 
         def reward(x, c):
@@ -150,10 +241,25 @@ def _alone(process: str, solver: str, guide: str):
 def test_every_solver_and_guide_of_the_library_is_in_the_matrix():
     from ornstein import guides, solvers
 
-    covered = {"DDIM", "Ancestral", "Stochastic", "Euler", "Heun", "DPMSolverPP", "Renoise", "Forward"}
-    besides = {"DDPM", "Hold", "Leafwise", "TimeGrid", "recommended", "sample"}
-    assert set(solvers.__all__) == covered | besides
-    assert set(guides.__all__) == {
-        "Clamp", "ClassifierFree", "ClassifierGradient", "RewardGradient", "Superposition",
+    covered = {
+        "DDIM", "DEIS", "LML", "Ancestral", "Churn", "DPMSolver", "DPMSolverPP", "EVODiff", "Euler", "EulerMaruyama",
+        "ExponentialAdams", "Forward", "FreeDiffusion", "GaussianExponential", "Heun", "Langevin", "MRSampler",
+        "Renoise", "ReverseDiffusion", "RungeKutta4", "SASolver", "SDEDPMSolverPP", "Stochastic", "UniPC",
+    }  # fmt: skip
+    found = {name for name in solvers.__all__ if _is_solver(getattr(solvers, name))}
+    # an alias; two that wait for a leaf; one that needs Var(x_0 | x_t); one that needs a solver to go on from it
+    assert found == covered | {"DDPM", "Hold", "Leafwise", "PreconditionedLangevin", "Teleport"}
+    # the others need one choice for each row of their own grid
+    assert {name for name in guides.__all__ if _is_guide(getattr(guides, name))} == {
+        "AdaptiveGuidance", "Clamp", "ClassifierFree", "ClassifierGradient", "RewardGradient", "Superposition",
+        "GuidancePolicy", "LinearAdaptiveGuidance",
     }  # fmt: skip
     assert Hold and Leafwise
+
+
+def _is_solver(thing) -> bool:
+    return isinstance(thing, type) and issubclass(thing, Solver)
+
+
+def _is_guide(thing) -> bool:
+    return isinstance(thing, type) and issubclass(thing, Guide)

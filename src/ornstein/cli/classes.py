@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, create_model
 
 from ornstein.core import Module, Objective, Process, suggest
+from ornstein.processes import DiscreteProcess
 
 from .config import check
 
@@ -24,18 +25,19 @@ def accepted(room: str) -> dict[str, type[Module]]:
     module = importlib.import_module(f"ornstein.{room}")
     found = {name: getattr(module, name) for name in module.__all__}
     modules = {k: c for k, c in found.items() if isinstance(c, type) and issubclass(c, Module)}
-    return {k: c for k, c in modules.items() if _OF_ROOM[room](c) and not _is_base(c, modules)}
+    return {k: c for k, c in modules.items() if _OF_ROOM[room](c)}
 
 
 _OF_ROOM: dict[str, Callable[[Any], bool]] = {
-    "processes": lambda c: c.marginal is not Process.marginal,
+    "processes": lambda c: issubclass(c, Process) and not _is_contract(c, Process.marginal),
     "networks": lambda c: "level" in inspect.signature(c.forward).parameters,
     "objectives": lambda c: issubclass(c, Objective),
 }
 
 
-def _is_base(candidate: type, modules: Mapping[str, type]) -> bool:
-    return any(c is not candidate and issubclass(c, candidate) for c in modules.values())
+def _is_contract(candidate: type[Process], marginal: Any) -> bool:
+    """Whether it only says what its subclasses do."""
+    return candidate.marginal is marginal or candidate is DiscreteProcess
 
 
 def named(room: str, name: str, where: str = "") -> type[Module]:

@@ -15,13 +15,12 @@ from ornstein.core import (
     Keyed,
     Leafwise,
     Process,
-    Sampler,
     Solver,
     Step,
     Tree,
     cat,
 )
-from ornstein.solvers import recommended, sample
+from ornstein.solvers import recommended, sample, sampler_for
 
 __all__ = ["BATCH", "Draw", "leafwise"]
 
@@ -53,10 +52,10 @@ class Draw:
         grid: str | None = None,
         seed: int = 0,
     ) -> None:
-        chosen = leafwise(solver, model.process)
+        chosen = None if solver is None else leafwise(solver, model.process)
         self.model, self.seed, self.calls = model, seed, 0
         self._options: dict[str, Any] = {"steps": steps, "solver": chosen, "grid": grid}
-        self._rows = len(Sampler(chosen, steps, grid).program(model.process))
+        self._rows = len(sampler_for(model, steps, chosen, grid).program(model.process))
 
     def __call__(
         self, count: int, fields: Mapping[str, Any] | None = None, given: Mapping[str, Tensor] | None = None
@@ -94,11 +93,11 @@ class Draw:
         return shape is not None and value.ndim > len(shape)
 
 
-def leafwise(solver: Solver | None, process: Process) -> Solver:
+def leafwise(solver: Solver, process: Process) -> Solver:
     """The solver for the continuous leaves of a tree state, and what suits the others."""
     parts: dict[str, Process] | None = getattr(process, "parts", None)
-    if solver is None or not parts:
-        return solver or recommended(process)
+    if not parts:
+        return solver
     return Leafwise({k: solver if isinstance(p, AffineProcess) else recommended(p) for k, p in parts.items()})
 
 

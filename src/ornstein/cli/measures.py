@@ -217,11 +217,13 @@ def alike(train: Seen, samples: Seen, seed: int) -> Seen:
 
 
 def _classifier(data: Any) -> Any:
-    """The shipped classifier of these data, None where there is none."""
+    """The shipped classifier of these data, None where there is none for images of their size."""
     try:
-        return metrics.load_classifier(str(data.name).removesuffix("-joint"))
+        classifier = metrics.load_classifier(str(data.name).removesuffix("-joint"))
     except ValueError:
         return None
+    shape = data.shape["image"] if isinstance(data.shape, dict) else data.shape
+    return classifier if tuple(shape) == classifier.shape else None
 
 
 def _of_sequences(found: Measured, data: Any, ids: Tensor, seed: int) -> None:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["GRIDS", "SOLVERS", "sample", "solver_named"]
 
-SOLVERS = ("dpm++", "ddim", "ddpm", "ancestral", "stochastic", "heun", "euler")
+SOLVERS = (
+    "dpm++", "dpm++3m", "unipc", "deis", "adams", "dpm", "ddim", "heun", "rk4", "euler", "evodiff",
+    "ddpm", "ancestral", "stochastic", "sde-dpm++", "sa", "euler-maruyama",
+)  # fmt: skip
 GRIDS = ("log-snr", "karras", "uniform")
 
 
@@ -28,8 +31,10 @@ GRIDS = ("log-snr", "karras", "uniform")
         ),
         ("ornstein sample words -n 100 --steps 8 --out words.txt", "discrete: ancestral steps"),
         ("ornstein sample digits-joint --given label=3 --out threes.npz", "one leaf of a tree state held"),
-        notes="[bold]Solvers[/bold] dpm++ is DPM-Solver++(2M); ddpm and ancestral are one. Without --solver each "
-        "process gets what suits it; discrete leaves always take ancestral steps. heun calls the network twice a step.",
+        notes="[bold]Solvers[/bold] Without --solver a model that knows its data's Gaussian fit gets the most accurate "
+        "sampler for that many calls, others what suits their process; discrete leaves always take ancestral steps. "
+        "dpm++ is DPM-Solver++(2M); ddpm and ancestral are one. dpm and heun call the network twice a step, rk4 four "
+        "times. The last six draw noise.",
     )
 )
 def sample(
@@ -111,6 +116,16 @@ def solver_named(
         "stochastic": lambda: solvers.Stochastic(1.0 if stochasticity is None else stochasticity),
         "heun": solvers.Heun,
         "euler": solvers.Euler,
+        "rk4": solvers.RungeKutta4,
+        "dpm++3m": lambda: solvers.DPMSolverPP(order=3),
+        "unipc": solvers.UniPC,
+        "deis": solvers.DEIS,
+        "adams": solvers.ExponentialAdams,
+        "dpm": solvers.DPMSolver,
+        "evodiff": solvers.EVODiff,
+        "sde-dpm++": solvers.SDEDPMSolverPP,
+        "sa": solvers.SASolver,
+        "euler-maruyama": solvers.EulerMaruyama,
     }
     return None if name is None else makers[name]()
 
