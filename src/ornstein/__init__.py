@@ -30,6 +30,7 @@ _ROOMS = (
     "rewards",
     "solvers",
     "spaces",
+    "systems",
     "training",
     "zoo",
 )

@@ -93,8 +93,8 @@ def test_recipes_by_name(shelf) -> None:
         zoo.recipe("tinny")
 
 
-def test_the_recipes_of_the_three_models_ship() -> None:
-    assert set(zoo.recipes()) >= {"digits", "digits-joint", "words"}
+def test_the_recipes_of_the_models_ship() -> None:
+    assert set(zoo.recipes()) >= {"digits", "digits-joint", "fashion-mnist", "words"}
 
 
 @pytest.mark.parametrize("name", zoo.models())

@@ -2,7 +2,8 @@
 
 from .average import Average
 from .checkpoints import Checkpoints
+from .codec import encoded, fit_codec
 from .fit import fit
 from .run import Run
 
-__all__ = ["Average", "Checkpoints", "Run", "fit"]
+__all__ = ["Average", "Checkpoints", "Run", "encoded", "fit", "fit_codec"]
