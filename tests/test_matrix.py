@@ -73,7 +73,7 @@ def interpolant() -> InterpolantMixture:
         GaussianMixture([0.4, 0.6], torch.randn(2, 3, generator=torch.Generator().manual_seed(k)), 0.3)
         for k in (0, 1)
     )
-    return InterpolantMixture(near, Interpolant(far))
+    return InterpolantMixture(near, Interpolant(base=far))
 
 
 ANCHORED = {"mean-reverting": lambda: MeanReverting(), "bridge": lambda: BrownianBridge()}
@@ -135,7 +135,7 @@ GUIDES = (
 )
 
 ANY_PROCESS = {"ancestral", "renoise", "travel", "recommended"}
-DISCRETE_NAMES = "(Absorbing|UniformNoise)"
+DISCRETE_NAMES = "Absorbing|UniformNoise"
 
 
 def refused(process: str, solver: str, guide: str) -> str | None:
@@ -148,9 +148,12 @@ def refused(process: str, solver: str, guide: str) -> str | None:
     if guide in ("classifier-free", "adaptive") and (not affine or process == "interpolant"):
         return "reads no condition|predicted noises"  # the exact tables and trees here are unconditional
     if not affine and solver not in ANY_PROCESS:
-        return f"affine process, got {DISCRETE_NAMES}|log-SNR"
-    if process == "interpolant" and solver not in {*ANY_PROCESS, "stochastic", "free-diffusion"}:
-        return "latent|no deterministic step|log-SNR"
+        return f"affine process, got ({DISCRETE_NAMES}|ProductProcess)|log-SNR"
+    if process == "interpolant":
+        if solver not in {*ANY_PROCESS, "stochastic", "ddim-half", "free-diffusion"}:
+            return "latent|no deterministic step|log-SNR"
+        if solver == "travel" or guide == "clamp-noised":
+            return "no stochastic differential equation|needs its other end"
     if process == "bridge" and solver == "gaussian":
         return "ends in a point"
     if (

@@ -75,6 +75,7 @@ def _text(name: str, facts: dict[str, Any]) -> str:
         "",
         "```python",
         "import ornstein as orn",
+        "",
         f'model = orn.load("{name}")',
         "```",
         "",

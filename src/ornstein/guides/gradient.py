@@ -55,8 +55,9 @@ class _ScoreShift(Guide):
         process: Any = denoiser.process
         alpha, _, sigma = process.at(t)
         if not isinstance(t, Tensor):
-            return t if alpha >= 1e-3 else float(process.time_at(math.log(1e-3 / sigma)))
-        return torch.where(alpha >= 1e-3, t, process.time_at((1e-3 / sigma.clamp(min=1e-3)).log()))
+            return t if alpha >= 1e-3 else float(process.time_at(math.log(1e-3 / (sigma or 1.0))))
+        noise = torch.where(sigma > 0, sigma, 1.0)  # none at an end that is a point
+        return torch.where(alpha >= 1e-3, t, process.time_at((1e-3 / noise).log()))
 
     def _shifted(self, posterior: Posterior, gradient: Tree) -> Posterior:
         process: Any = posterior.process

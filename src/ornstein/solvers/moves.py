@@ -117,6 +117,8 @@ def churned(
     """
     if not churn >= 0:
         raise ValueError(f"churn: expected a number >= 0, got {churn}")
+    if not isinstance(process, AffineProcess):
+        raise ValueError(f"churned: needs an affine process, got {type(process).__name__}")
     if any(not isinstance(row.t, float) for row in grid):
         raise ValueError("churned: needs a grid of one time for all rows and entries")
     up, gamma = Churn(noise), min(churn / len(grid), math.sqrt(2) - 1)

@@ -23,6 +23,7 @@ from ornstein.denoisers import GaussianFit
 
 from .ancestral import Ancestral
 from .gaussian import GaussianExponential
+from .interpolant import FreeDiffusion
 from .multistep import DPMSolverPP
 
 __all__ = ["best", "recommended", "sample", "sampler_for"]
@@ -54,11 +55,15 @@ def best(calls: int, process: AffineProcess, fit: GaussianFit, order: int | None
 
 
 def recommended(process: Process) -> Solver:
-    """DPM-Solver++(2M) for affine processes, ancestral steps for discrete ones, leaf by leaf for a tree state."""
+    """DPM-Solver++(2M) for affine processes, the flow by Heun's method where their other end is latent, ancestral steps
+    for discrete ones, leaf by leaf for a tree state.
+    """
     parts: dict[str, Process] | None = getattr(process, "parts", None)
     if parts:
         return Leafwise({name: recommended(part) for name, part in parts.items()})
-    return DPMSolverPP(order=2) if isinstance(process, AffineProcess) else Ancestral()
+    if not isinstance(process, AffineProcess):
+        return Ancestral()
+    return FreeDiffusion(order=2) if process.latent else DPMSolverPP(order=2)
 
 
 def sample(
@@ -104,7 +109,7 @@ def sampler_for(
 ) -> Sampler:
     """What `sample` runs: `best` where nothing is asked for and the model knows its data's Gaussian fit."""
     process, asked = model.process, solver is not None or grid is not None
-    if not asked and model.fit is not None and isinstance(process, AffineProcess) and _several(steps):
+    if not asked and model.fit is not None and isinstance(process, AffineProcess) and _has_flow(process, steps):
         return best(steps, process, model.fit, order=2)
     return Sampler(recommended(process) if solver is None else solver, steps, grid)
 
@@ -140,5 +145,6 @@ def _expanded(value: Any, like: Tensor, name: str) -> Tensor:
     return value
 
 
-def _several(steps: Any) -> bool:
-    return isinstance(steps, int) and steps > 1
+def _has_flow(process: AffineProcess, steps: Any) -> bool:
+    """From time 1, where it is not a point and the other end not latent, in more than one call."""
+    return isinstance(steps, int) and steps > 1 and not process.latent and process.at(1.0).sigma > 0
