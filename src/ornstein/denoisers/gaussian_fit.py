@@ -18,7 +18,8 @@ class GaussianFit:
     """N(mean, sum_k variances_k axes_k axes_k^T + rest (I - sum_k axes_k axes_k^T)): the mean of data, their
     largest principal axes, and one variance for all other directions.
 
-    Learned scores are nearly those of this Gaussian at high noise (Wang and Vastola 2024, 2412.09726), so the part of a sampler's work that it explains can be done in closed form.
+    Learned scores are nearly those of this Gaussian at high noise (Wang and Vastola 2024, 2412.09726), so the part
+    of a sampler's work that it explains can be done in closed form.
 
     Args:
         mean: (*event).
@@ -126,7 +127,8 @@ class GaussianFit:
     def flow(self, process: AffineProcess, x: Tensor, t: float, s: float) -> Tensor:
         """The exact probability-flow map from t to s of this Gaussian (Wang and Vastola 2023, 2303.02490):
 
-        x_s = alpha_s m + sum_k a_k sqrt((alpha_s^2 L_k + sigma_s^2) / (alpha_t^2 L_k + sigma_t^2)) a_k^T (x_t - alpha_t m)
+        x_s = alpha_s m + sum_k a_k sqrt((alpha_s^2 L_k + sigma_s^2) / (alpha_t^2 L_k + sigma_t^2))
+            a_k^T (x_t - alpha_t m)
         """
         before, after = process.at(t), process.at(s)
         return after.alpha * self.mean + self.stretched(

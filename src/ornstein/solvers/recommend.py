@@ -109,7 +109,12 @@ def sampler_for(
 ) -> Sampler:
     """What `sample` runs: `best` where nothing is asked for and the model knows its data's Gaussian fit."""
     process, asked = model.process, solver is not None or grid is not None
-    if not asked and model.fit is not None and isinstance(process, AffineProcess) and _has_flow(process, steps):
+    if (
+        not asked
+        and model.fit is not None
+        and isinstance(process, AffineProcess)
+        and _has_flow(process, steps)
+    ):
         return best(steps, process, model.fit, order=2)
     return Sampler(recommended(process) if solver is None else solver, steps, grid)
 
