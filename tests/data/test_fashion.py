@@ -85,7 +85,11 @@ def test_an_absent_file_is_named_with_where_to_get_it(folder, tmp_path):
         fashion_mnist(folder=folder)
 
 
-@pytest.mark.parametrize("raw", [b"", b"nothing", gzip.compress(b"idx"), idx(np.zeros((3, 28, 28)))[:40]])
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"nothing", gzip.compress(b"idx"), idx(np.zeros((3, 28, 28)))[:40]],
+    ids=["empty", "no gzip", "short", "cut"],
+)
 def test_a_file_that_is_not_whole_is_named(folder, raw):
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(raw)
     with pytest.raises(ValueError, match=r"fashion-mnist: .*t10k-images-idx3-ubyte\.gz"):
