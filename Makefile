@@ -9,7 +9,7 @@ PEERS := $(VENV)/installed-peers
 INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types imports check docs bench clean
+.PHONY: help install demo test lint types imports check docs bench accuracy clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ test: lint types imports docs check ## All of the above; what CI runs (under 10 
 bench: $(PEERS) ## Speed beside the peers, in one run.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.noise
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.likelihood
+
+accuracy: $(PEERS) ## Error per network call beside the peers; prints ratios, draws the curves (half an hour).
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy --tables docs/solvers/accuracy-table.md \
+		--figure docs/images/accuracy.png
 
 clean: ## Remove what make made, but not your runs.
 	rm -rf $(VENV) site demo build dist

@@ -249,14 +249,27 @@ def main() -> None:
             rows.append(compared(problem, truth, calls, fit))
             print(table(rows[-1:], "peers").splitlines()[-1], flush=True)
         print(f"{time.perf_counter() - began:.0f} s")
+        write(rows, about, options)
+    print(*tables(rows), sep="\n")
+
+
+def tables(rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Both tables with their verdicts."""
     ahead = dict.fromkeys(TARGETS, 1.0)
-    first = table(rows, "peers") + "\n\n" + verdict(rows, "peers", TARGETS)
-    second = table(rows, "same ends") + "\n\n" + verdict(rows, "same ends", ahead)
-    print("\n## Stock\n", first, "\n## The peers with this library's start and end\n", second, sep="\n")
+    return (
+        f"Stock solvers and grids: {verdict(rows, 'peers', TARGETS)}.\n",
+        table(rows, "peers"),
+        f"\nThe peers given this library's start and end: {verdict(rows, 'same ends', ahead)}.\n",
+        table(rows, "same ends"),
+    )
+
+
+def write(rows: list[dict[str, Any]], about: dict[str, Any], options: argparse.Namespace) -> None:
+    """What is known after each problem, so that a run may be ended early."""
     if options.json:
         options.json.write_text(json.dumps({**about, "rows": rows}, indent=1), encoding="utf-8")
     if options.tables:
-        options.tables.write_text(f"{first}\n\n{second}\n", encoding="utf-8")
+        options.tables.write_text("\n".join(tables(rows)) + "\n", encoding="utf-8")
     if options.figure:
         draw(rows, options.figure)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ornstein.core import Denoiser, Noise, Posterior, Sampler
+from ornstein.denoisers import GaussianFit
 from ornstein.guides import Clamp, ClassifierFree
 from ornstein.processes import VariancePreserving
 from ornstein.solvers import (
@@ -32,6 +33,7 @@ from ornstein.solvers import (
     DPMSolverPP,
     Euler,
     ExponentialAdams,
+    GaussianExponential,
     Heun,
     RungeKutta4,
     UniPC,
@@ -93,6 +95,11 @@ def ornstein(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
     denoiser = FreeDenoiser(free)
     clamp = Clamp(torch.zeros(x.shape[1:], dtype=torch.bool), torch.zeros(x.shape[1:]))
     guided, label = ClassifierFree(2.0)(denoiser), {"label": torch.zeros(len(x), dtype=torch.long)}
+    size = x[0].numel()
+    axes = torch.linalg.qr(torch.randn(size, 16, generator=torch.Generator().manual_seed(9)))[
+        0
+    ].T.contiguous()
+    fit = GaussianFit(torch.zeros(x.shape[1:]), axes, torch.ones(16), 0.1)
     plans: dict[str, tuple[Any, Denoiser, dict[str, Any]]] = {
         "2M": (DPMSolverPP(), denoiser, {}),
         "DDIM": (DDIM(), denoiser, {}),
@@ -108,6 +115,7 @@ def ornstein(x: Tensor, free: Free, steps: int) -> Iterator[Contestant]:
         "order 4, single-step": (RungeKutta4(), denoiser, {}),
         "UniPC 2": (UniPC(2), denoiser, {}),
         "UniPC 3": (UniPC(3), denoiser, {}),
+        "order 4, Gaussian fit": (GaussianExponential(fit), denoiser, {}),
         "ancestral": (Ancestral(), denoiser, {}),
         "ancestral, one draw": (Ancestral(), denoiser, {"seed": OneDraw()}),
         "2M, Clamp": (DPMSolverPP(), clamp(denoiser), {}),

@@ -55,6 +55,14 @@ def cells() -> Rows:
     return (rows - rows.mean(0)) / rows.std(0), labels
 
 
+def wine() -> Rows:
+    """13 measures of Italian wines, standardised, one Gaussian a cultivar."""
+    from sklearn.datasets import load_wine
+
+    rows, labels = load_wine(return_X_y=True)
+    return (rows - rows.mean(0)) / rows.std(0), labels
+
+
 def windows(path: Path) -> Rows:
     """12 hours of all channels of a table of series, such as ETTh1.csv or ETTh1.csv.gz, standardised."""
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -69,6 +77,7 @@ PROBLEMS: dict[str, Callable[[], Rows]] = {
     "fashion": fashion,
     "photographs": photographs,
     "cells": cells,
+    "wine": wine,
 }
 
 

@@ -97,8 +97,9 @@ def test_the_rotation_form_is_exact_only_where_there_is_no_variance():
 
 
 def test_scales():
-    fit = GaussianFit(torch.zeros(4), torch.eye(4)[:2], torch.tensor([9.0, 4.0]), rest=1.0)
-    assert fit.scales == (3.0, pytest.approx((15 / 4) ** 0.5))
+    fit = GaussianFit(torch.zeros(5), torch.eye(5)[:2], torch.tensor([9.0, 4.0]), rest=1.0)
+    assert fit.scales == (3.0, 1.0)
+    assert GaussianFit(torch.zeros(3), torch.eye(3), torch.tensor([9.0, 4.0, 1.0])).scales == (3.0, 2.0)
 
 
 @pytest.mark.parametrize(

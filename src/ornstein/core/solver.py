@@ -66,7 +66,7 @@ class Row(NamedTuple):
             if any(
                 isinstance(v, Tensor) and v.ndim for v in values
             ):  # numbers for each direction of the state
-                if any(getattr(v, "shape", None) != values[0].shape for v in values):
+                if len({getattr(v, "shape", None) for v in values}) > 1:
                     raise ValueError("step: samples at rows of different kinds cannot share a step")
                 return torch.stack(list(values)).to(index.device)[index]
             known = [v for v in values if v is not None]

@@ -44,6 +44,8 @@ class GaussianFit:
         if bool((variances < 0).any()) or not rest >= 0:
             raise ValueError("variances, rest: expected numbers of at least 0")
         self.mean, self.axes, self.variances, self.rest = mean, axes, variances, float(rest)
+        self.flat = mean.reshape(1, -1)
+        self.centre = self.flat @ axes.T  # coordinates of the mean along the axes
 
     @classmethod
     def of(cls, data: Tensor, rank: int | None = None) -> GaussianFit:
@@ -111,10 +113,10 @@ class GaussianFit:
 
     @property
     def scales(self) -> tuple[float, float]:
-        """Standard deviation along the widest direction, and the root of the mean variance of an entry."""
-        size, spectrum = self.mean.numel(), self.spectrum
-        total = float(spectrum[:-1].sum()) + self.rest * (size - len(self.axes))
-        return float(spectrum.max()) ** 0.5, (total / size) ** 0.5
+        """Standard deviations: along the widest direction, and along the one in the middle of them all."""
+        others = torch.full((self.mean.numel() - len(self.axes),), self.rest, dtype=torch.float64)
+        every = torch.cat([self.spectrum[:-1], others]).sqrt()
+        return float(every.max()), float(every.median())
 
     def stretched(self, x: Tensor, factors: Tensor) -> Tensor:
         """x with its coordinate along axis k times factors_k, and all other directions times the last factor."""

@@ -31,6 +31,7 @@ from ornstein.core import (
     Solver,
     TimeGrid,
     accumulate,
+    combine,
 )
 from ornstein.denoisers import GaussianFit
 
@@ -79,24 +80,13 @@ class Teleport(Solver):
         self, x: Any, posterior: Posterior | None, row: Row, memory: Any, condition: Condition | None = None
     ) -> tuple[Distribution, Any]:
         """The moved point."""
-        centred = self._centred(x, row, condition)
-        return self._landed(self._fitted(x).stretched(centred, row.a), row, condition), memory
-
-    def _centred(self, x: Tensor, row: Row, condition: Condition | None) -> Tensor:
-        """u - alpha_t m."""
-        process = self.process
+        process, mean = self.process, self._fitted(x).mean[None]
         assert isinstance(process, AffineProcess)
-        level = process.at(row.t)
-        u = process.add_anchor(x, -level.anchor, condition)
-        return accumulate(u, -level.alpha, self._fitted(x).mean[None], inplace=False)
-
-    def _landed(self, centred: Tensor, row: Row, condition: Condition | None) -> Gaussian:
-        """x_s from u_s - alpha_s m."""
-        process = self.process
-        assert isinstance(process, AffineProcess)
-        level = process.at(row.s)
-        u = accumulate(centred, level.alpha, self.fit.mean[None])
-        return Gaussian(process.add_anchor(u, level.anchor, condition), 0.0, process.space)
+        before, after = process.at(row.t), process.at(row.s)
+        u = process.add_anchor(x, -before.anchor, condition)
+        moved = self.fit.stretched(accumulate(u, -before.alpha, mean, inplace=False), row.a)
+        u_s = accumulate(moved, after.alpha, mean)
+        return Gaussian(process.add_anchor(u_s, after.anchor, condition), 0.0, process.space), memory
 
     def _fitted(self, x: Tensor) -> GaussianFit:
         """The fit in the dtype and on the device of the state."""
@@ -143,65 +133,76 @@ class GaussianExponential(Teleport):
         self.history = max(order, corrector) if corrector else order - 1
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
-        """Numbers (k, r + 1) for each direction, as `a`: on u - alpha_t m, on D - m, S, and on the earlier R."""
+        """Numbers of the directions off the axes: `a` of u, `b` of D, and `past`: of what R takes off D for u, of m,
+        and of the earlier R. `c` holds (3 + 2 k, r) what the axes add to each.
+        """
         assert isinstance(process, AffineProcess)
         first, *others = super().rows(process, grid)
         if not others or any(r.s >= r.t for r in grid):
             raise ValueError("GaussianExponential: expected a grid of at least two rows that fall")
-        levels = [math.exp(-process.half_log_snr(t)) for t in (grid[0].t, *(r.s for r in grid))]
-        plan = _Plan(self, levels)
-        alphas = [process.at(r.t).alpha for r in (*grid, grid[-1]._replace(t=grid[-1].s))]
-        return [first] + [
-            Row(r.t, r.s, plan.numbers(i, alphas[i], alphas[i + 1])) for i, r in enumerate(others, 1)
-        ]
+        plan = _Plan(self, process, [grid[0].t, *(r.s for r in grid)])
+        return [first] + [Row(r.t, r.s, *plan.numbers(i)) for i, r in enumerate(others, 1)]
 
     def law(
         self, x: Any, posterior: Posterior | None, row: Row, memory: Any, condition: Condition | None = None
     ) -> tuple[Distribution, Any]:
-        """Remembers the last `history` R, each as (V, R along the axes, V along the axes): V is right off them."""
+        """Remembers the last `history` R, each as (D - S u off the axes, its coordinates, what S adds to them)."""
         if posterior is None:
             return super().law(x, posterior, row, memory, condition)
-        fit, memory = self._fitted(x), memory or ()
-        own, new, belief, *past = row.a.to(x).unbind(-2)
-        u, d = (v.flatten(1) for v in (self._centred(x, row, condition), posterior.mean - fit.mean))
-        along_u, along_d = (u @ fit.axes.T, d @ fit.axes.T)
-        rest = own[..., -1:] * u + new[..., -1:] * d
-        along = _excess(own) * along_u + _excess(new) * along_d
-        for weight, (v, r, q) in zip(past, memory, strict=False):
-            rest += weight[..., -1:] * v
-            along += weight[..., :-1] * r - weight[..., -1:] * q
-        mean = torch.addmm(rest, along, fit.axes).reshape(x.shape)
+        fit, process, memory = self._fitted(x), self.process, memory or ()
+        assert isinstance(process, AffineProcess)
+        before, after = process.at(row.t), process.at(row.s)
+        u = process.add_anchor(x, -before.anchor, condition).flatten(1)
+        d = posterior.mean.flatten(1)
+        believed, offset, *past = row.past
+        own, new, belief, *axes = row.c.to(x).unbind(-2)
+        along_u = accumulate(u @ fit.axes.T, -before.alpha, fit.centre)
+        along_d = (d @ fit.axes.T).sub_(fit.centre)
+        mean = accumulate(combine(row.a, u, row.b, d), offset, fit.flat)
+        along = torch.addcmul(own * along_u, new, along_d)
+        for i, (weight, (v, known, added)) in enumerate(zip(past, memory, strict=False)):
+            mean = accumulate(mean, weight, v)
+            along.addcmul_(axes[2 * i], known).addcmul_(axes[2 * i + 1], added)
+        u_s = torch.addmm(mean, along, fit.axes).reshape(x.shape)
         if self.history:
-            known = along_d - belief[..., -1:] * along_u
-            now = (d - belief[..., -1:] * u, known - _excess(belief) * along_u, known)
+            known = accumulate(along_d, -believed, along_u)
+            now = (accumulate(d, -believed, u, inplace=False), known, belief * along_u)
             memory = (now, *memory)[: self.history]
-        return self._landed(mean, row, condition), memory
-
-
-def _excess(numbers: Tensor) -> Tensor:
-    """Along the axes, beyond what holds in all other directions."""
-    return numbers[..., :-1] - numbers[..., -1:]
+        return Gaussian(process.add_anchor(u_s, after.anchor, condition), 0.0, process.space), memory
 
 
 class _Plan:
-    """The numbers of a whole grid; `levels` are its kappa, that of time 1 first and 0 last or not."""
+    """The numbers of a whole grid, from its times; kappa is infinite or not at the first, and 0 or not at the last."""
 
-    def __init__(self, solver: GaussianExponential, levels: Sequence[float]) -> None:
-        self.solver, self.levels = solver, levels
-        lowest = min(v for v in levels if v > 0)
+    def __init__(self, solver: GaussianExponential, process: AffineProcess, times: Sequence[float]) -> None:
+        self.solver, self.levels = solver, [math.exp(-process.half_log_snr(t)) for t in times]
+        self.alphas = [process.at(t).alpha for t in times]
+        lowest = min(v for v in self.levels if v > 0)
         self.spectrum = solver.fit.spectrum.clamp(min=(1e-3 * lowest) ** 2)  # L = 0 as a limit
         nodes, weights = np.polynomial.legendre.leggauss(_NODES)
         self.nodes, self.quadrature = torch.from_numpy(nodes), torch.from_numpy(weights)
 
-    def numbers(self, i: int, alpha: float, alpha_s: float) -> Tensor:
-        """Of the step that starts with the i-th call: the corrector's share grows along, the predictor's is added."""
-        depth = self.solver.history + 1
-        level, following = self.levels[i], self.levels[i + 1]
-        growth = ((self.spectrum + following**2) / (self.spectrum + level**2)).sqrt()
-        on_r = growth * self._corrector(i, depth) + self._predictor(i, depth)
-        belief = self.spectrum / (self.spectrum + level**2)
-        own = (growth - on_r[0] * belief) * alpha_s / alpha
-        return torch.stack([own, alpha_s * on_r[0], belief / alpha, *(alpha_s * on_r[1:])])
+    def numbers(self, i: int) -> tuple[float, float, tuple[float, ...], Tensor]:
+        """Of the step that starts with the i-th call: the corrector's share grows along, the predictor's is added.
+
+        In each direction u_s - alpha_s m = own (u - alpha m) + on_r[0] (D - m) + sum_j on_r[j] R_j.
+        """
+        depth, (alpha, alpha_s) = self.solver.history + 1, self.alphas[i : i + 2]
+        growth = ((self.spectrum + self.levels[i + 1] ** 2) / (self.spectrum + self.levels[i] ** 2)).sqrt()
+        on_r = alpha_s * (growth * self._corrector(i, depth) + self._predictor(i, depth))
+        own = growth * alpha_s / alpha - on_r[0] * self._belief(i)
+        rest = [float(v[-1]) for v in (own, *on_r)]
+        centred = [1 - self.alphas[j] * float(self._belief(j)[-1]) for j in range(i - 1, 0, -1)]
+        taken = sum(w * c for w, c in zip(rest[2:], centred, strict=False))  # of m, within the earlier R
+        offset = alpha_s - rest[0] * alpha - rest[1] - taken
+        axes = [_beyond(own), _beyond(on_r[0]), -_beyond(self._belief(i))]
+        for weights in on_r[1:]:
+            axes += [_beyond(weights), weights[:-1]]
+        return rest[0], rest[1], (float(self._belief(i)[-1]), offset, *rest[2:]), torch.stack(axes)
+
+    def _belief(self, i: int) -> Tensor:
+        """S / alpha: what the fit's denoiser makes of u - alpha m."""
+        return self.spectrum / (self.spectrum + self.levels[i] ** 2) / self.alphas[i]
 
     def _predictor(self, i: int, depth: int) -> Tensor:
         """Weights of R at call i and before in the step from there. (depth, r + 1)"""
@@ -243,3 +244,8 @@ def _lagrange(points: Sequence[float], x: Tensor) -> list[Tensor]:
     return [
         math.prod(((x - q) / (p - q) for q in points if q != p), start=torch.ones_like(x)) for p in points
     ]
+
+
+def _beyond(numbers: Tensor) -> Tensor:
+    """Along the axes, beyond what holds off them."""
+    return numbers[:-1] - numbers[-1]

@@ -32,9 +32,9 @@ __all__ = ["best", "recommended", "sample", "sampler_for"]
 def best(calls: int, process: AffineProcess, fit: GaussianFit, order: int | None = None) -> Sampler:
     """The most accurate sampler known here for a number of network calls, given the Gaussian fit of the data.
 
-    `GaussianExponential`, its calls at sigma / alpha from 0.4 N s down to 1.8 N^-1.45 r, nearly evenly in log-SNR,
-    where N is `calls`, s the data's standard deviation along their first principal axis and r the mean one of an
-    entry. The three numbers were chosen on mixtures that no benchmark of this library reports.
+    `GaussianExponential`, its calls at sigma / alpha from 0.4 N s down to 6 N^-1.45 r, nearly evenly in log-SNR,
+    where N is `calls`, s the data's standard deviation along their widest direction and r that along the median one
+    (at least s / 1000). The three numbers were chosen on mixtures that no benchmark of this library reports.
 
     Args:
         calls: network calls, at least 2.
@@ -45,9 +45,9 @@ def best(calls: int, process: AffineProcess, fit: GaussianFit, order: int | None
     """
     if not isinstance(calls, int) or isinstance(calls, bool) or calls < 2:
         raise ValueError(f"calls: expected an integer of at least 2, got {calls!r}")
-    largest, mean = fit.scales
-    start = min(0.4 * calls * largest, 0.8 * math.exp(-process.half_log_snr(1.0)))
-    end = min(1.8 * calls**-1.45 * mean, 0.1 * start)
+    widest, median = fit.scales
+    start = min(0.4 * calls * widest, 0.8 * math.exp(-process.half_log_snr(1.0)))
+    end = min(6.0 * calls**-1.45 * max(median, 1e-3 * widest), 0.1 * start)
     levels = [start * (end / start) ** ((i / (calls - 1)) ** 1.1) for i in range(calls)]
     times = [process.time_at(-math.log(level)) for level in levels]
     solver = GaussianExponential(fit, order or (3 if calls <= 6 else 4))
