@@ -136,6 +136,7 @@ class Guide:
 
     fields: frozenset[str] = frozenset()
     remembers = False  # whether it keeps something of every call in a step: then it is called once a step
+    by_row = False  # whether it has a choice for each row of one grid: then every row is to call the network
 
     def __call__(self, denoiser: Denoiser) -> Guided:
         """The guided denoiser.
@@ -176,7 +177,8 @@ class Guided(Denoiser):
         super().__init__()
         self.denoiser, self.guide = denoiser, guide
         self.process, self.estimates, self.shape = denoiser.process, denoiser.estimates, denoiser.shape
-        self.fields, self.fit = denoiser.fields | guide.fields, denoiser.fit
+        self.fields = denoiser.fields | guide.fields
+        self.fit = None if guide.by_row else denoiser.fit
 
     def forward(
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None

@@ -17,7 +17,7 @@ from .spec import suggest
 from .tree import Time, leaf_time
 
 if TYPE_CHECKING:
-    from .process import AffineProcess
+    from .process import AffineProcess, Process
     from .solver import Solver
 
 __all__ = ["GridRow", "TimeGrid"]
@@ -35,7 +35,13 @@ class GridRow(NamedTuple):
 
 
 class TimeGrid(list[GridRow]):
-    """Rows (t, s, solver); `+` joins grids, `*` repeats them, slices are grids."""
+    """Rows (t, s, solver); `+` joins grids, `*` repeats them, slices are grids.
+
+    Attributes:
+        process: whose noise levels the times were made for, if any; a run on another schedule is refused.
+    """
+
+    process: AffineProcess | None = None
 
     def __init__(self, rows: Iterable[Sequence[Any]] = ()) -> None:
         super().__init__(GridRow(_number(row[0]), _number(row[1]), *row[2:]) for row in rows)
@@ -91,7 +97,9 @@ class TimeGrid(list[GridRow]):
     @classmethod
     def _at_levels(cls, levels: Sequence[float], process: AffineProcess) -> TimeGrid:
         half_log_snr = -torch.tensor(levels[1:], dtype=torch.float64).log()
-        return cls.through([1.0, *process.time_at(half_log_snr).tolist(), 0.0])  # one bisection for all
+        grid = cls.through([1.0, *process.time_at(half_log_snr).tolist(), 0.0])  # one bisection for all
+        grid.process = process
+        return grid
 
     @classmethod
     def named(cls, kind: str, steps: int, process: AffineProcess) -> TimeGrid:
@@ -126,11 +134,25 @@ class TimeGrid(list[GridRow]):
         """The grid of one leaf of a tree state."""
         return TimeGrid((leaf_time(r.t, name), leaf_time(r.s, name), r.solver) for r in self)
 
+    def check_process(self, process: Process) -> None:
+        """Refuse a process on whose schedule these times are other noise levels than they were made for."""
+        made = self.process
+        if made is None or made is process or not hasattr(process, "half_log_snr") or made.learned:
+            return
+        times = (0.25, 0.75)
+        if any(abs(made.half_log_snr(t) - process.half_log_snr(t)) > 1e-6 for t in times):
+            raise ValueError(
+                f"grid: its times were made for the noise levels of {made!r}, and this process is {process!r}; "
+                "make the grid with the model's own process"
+            )
+
     def check(self) -> None:
         """Refuse rows that do not join."""
         for i, (row, following) in enumerate(itertools.pairwise(self)):
             ends = row.s, following.t
-            if all(isinstance(v, float | int | dict) for v in ends) and ends[0] != ends[1]:
+            if all(isinstance(v, float | int) for v in ends) and abs(ends[0] - ends[1]) > 1e-6:  # type: ignore[operator]
+                raise ValueError(f"grid: row {i} ends at {ends[0]}, row {i + 1} starts at {ends[1]}")
+            if all(isinstance(v, dict) for v in ends) and ends[0] != ends[1]:
                 raise ValueError(f"grid: row {i} ends at {ends[0]}, row {i + 1} starts at {ends[1]}")
         if not self:
             raise ValueError("grid: has no rows")

@@ -172,6 +172,8 @@ class Sampler:
     """
 
     def __init__(self, solver: Solver, steps: int | None = None, grid: str | TimeGrid | None = None) -> None:
+        if isinstance(solver, Sampler):
+            raise TypeError("solver: got a Sampler, which is called itself: sampler(model, 16, seed=0)")
         if not isinstance(solver, Solver):
             raise TypeError(f"solver: expected a Solver such as solvers.DDIM(), got {solver!r}")
         if isinstance(grid, TimeGrid):
@@ -195,6 +197,7 @@ class Sampler:
 
     def _compile(self, process: Process) -> list[tuple[Solver, Row]]:
         grid = self.grid if isinstance(self.grid, TimeGrid) else process.grid(self.grid, self.steps_ or 1)
+        grid.check_process(process)
         program: list[tuple[Solver, Row]] = []
         for own, rows in itertools.groupby(grid, key=lambda row: row.solver):
             bound = (own or self.solver).on(process)
@@ -340,14 +343,15 @@ def _start(rule: Any, start: int | Tree) -> tuple[Tree, Tree]:
             raise TypeError(f"start: expected a count, a Tensor or a dict of Tensors; got {start!r}")
         if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
             raise ValueError("start: the state holds NaN or infinite values")
-    _check_shape(rule, start)
+    check_shape(rule, start)
     if isinstance(start, dict) and None in start.values():
         empty = rule.like(batch_size(start))
         return {k: empty[k] if v is None else v for k, v in start.items()}, start
     return start, start
 
 
-def _check_shape(rule: Any, start: Tree) -> None:
+def check_shape(rule: Any, start: Tree, what: str = "start") -> None:
+    """Refuse a state that is not of the shape of the model's samples, where that is known."""
     expected = getattr(rule, "shape", None)
     pairs = (
         [(None, start, expected)]
@@ -356,7 +360,7 @@ def _check_shape(rule: Any, start: Tree) -> None:
     )
     for name, leaf, shape in pairs:
         if leaf is not None and shape is not None and tuple(leaf.shape[1:]) != tuple(shape):
-            at = f"start[{name!r}]" if name else "start"
+            at = f"{what}[{name!r}]" if name else what
             raise ValueError(
                 f"{at}: samples of shape {tuple(leaf.shape[1:])}, the model's are {tuple(shape)}"
             )

@@ -52,7 +52,7 @@ class Converted(Denoiser):
         super().__init__()
         _check(denoiser, process)
         self.denoiser, self.process = denoiser, process
-        self.estimates, self.shape = denoiser.estimates, denoiser.shape
+        self.estimates, self.shape, self.fit = denoiser.estimates, denoiser.shape, denoiser.fit
         self.fields = denoiser.fields | denoiser.process.fields
 
     def forward(

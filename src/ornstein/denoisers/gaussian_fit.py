@@ -59,8 +59,13 @@ class GaussianFit:
                 is spread evenly over the other directions.
 
         Raises:
-            ValueError: fewer than two samples, or a rank outside [0, min(N - 1, D)].
+            TypeError: not a tensor of samples.
+            ValueError: values that are not finite, fewer than two samples, or a rank outside [0, min(N - 1, D)].
         """
+        if not isinstance(data, Tensor) or data.ndim < 2:
+            raise TypeError(f"data: expected a tensor of samples (N, *event), got {type(data).__name__}")
+        if not bool(torch.isfinite(data).all()):
+            raise ValueError("data: holds NaN or infinite values")
         n, size = len(data), data[0].numel()
         most = min(n - 1, size)
         if n < 2 or (rank is not None and not 0 <= rank <= most):

@@ -32,7 +32,7 @@ class LayerSkip(Denoiser):
                 f"denoiser: {type(denoiser.network).__name__} has no view without some of its blocks; UNet has"
             )
         self.denoiser, self.process, self.shape = denoiser, denoiser.process, denoiser.shape
-        self.estimates, self.fields = denoiser.estimates, denoiser.fields
+        self.estimates, self.fields, self.fit = denoiser.estimates, denoiser.fields, None  # a plan is by row
         self.plan = tuple(tuple(sorted(blocks)) for blocks in plan)
         self._views = {blocks: _view(denoiser, blocks) for blocks in self.plan}
 

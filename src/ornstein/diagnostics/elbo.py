@@ -29,6 +29,7 @@ from ornstein.core import (
     leaf_time,
     leaves,
 )
+from ornstein.core.sampler import check_shape
 
 from .clock import condition_of, tau_at, tau_of_level, time_of, times_between
 from .quantised import Quantised, dequantised
@@ -72,6 +73,7 @@ def elbo(
         ValueError: the denoiser estimates a velocity, or the process has no limit of many steps or no density.
     """
     _check(denoiser, steps is None and grid is None, repeats, points, level)
+    check_shape(denoiser, x, "x")
     given = condition_of(denoiser, x, condition, fields)
     rows = grid or (_rows(denoiser.process, steps, level) if steps is not None else None)
     found = []

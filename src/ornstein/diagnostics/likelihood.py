@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ornstein.core import Condition, Denoiser, Keyed, Solver
+from ornstein.core.sampler import check_shape
 from ornstein.processes.divergence import probes_of
 from ornstein.spaces import Codec
 
@@ -95,6 +96,7 @@ def log_likelihood(
         y, volume = dequantised(quantised, x, noise)
         if codec is not None:
             y, volume = codec.encode(y), volume + codec.log_abs_det(y)
+        check_shape(denoiser, y, "x")
         directions = probes_of(estimator, process.space, y, noise.fold("probes"), probes)
         with torch.no_grad():
             parts = _along(flow, y, directions, level, chunk, path, prior)

@@ -116,6 +116,11 @@ class LinearAdaptiveGuidance(GuidancePolicy):
 
 
 def _combined(weights: Sequence[Sequence[float]], noises: Sequence[Sequence[Tensor]]) -> Tensor:
+    if [len(w) for w in weights] != [len(v) for v in noises]:
+        raise ValueError(
+            f"coefficients: for {' and '.join(str(len(w)) for w in weights)} noises, but this run has seen "
+            f"{' and '.join(str(len(v)) for v in noises)}; use the grid they were fitted on"
+        )
     terms = [
         (float(w), v) for ws, vs in zip(weights, noises, strict=True) for w, v in zip(ws, vs, strict=True)
     ]

@@ -41,6 +41,8 @@ class GuidancePolicy(ClassifierFree):
         ValueError: an unknown choice; in a run, a grid with more rows than choices.
     """
 
+    by_row = True
+
     def __init__(self, scale: float, choices: Sequence[Any], fields: tuple[str, ...] = ()) -> None:
         super().__init__(scale, fields)
         self.choices = list(choices)

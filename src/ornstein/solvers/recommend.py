@@ -45,13 +45,21 @@ def best(calls: int, process: AffineProcess, fit: GaussianFit, order: int | None
     """
     if not isinstance(calls, int) or isinstance(calls, bool) or calls < 2:
         raise ValueError(f"calls: expected an integer of at least 2, got {calls!r}")
+    if not isinstance(process, AffineProcess) or not isinstance(fit, GaussianFit):
+        raise TypeError(
+            f"best: expected an affine process and a GaussianFit, such as GaussianFit.of(samples); got {process!r} and "
+            f"{type(fit).__name__}"
+        )
+    GaussianExponential(fit).check(process)
     widest, median = fit.scales
     start = min(0.4 * calls * widest, 0.8 * math.exp(-process.half_log_snr(1.0)))
     end = min(6.0 * calls**-1.45 * max(median, 1e-3 * widest), 0.1 * start)
     levels = [start * (end / start) ** ((i / (calls - 1)) ** 1.1) for i in range(calls)]
     times = [process.time_at(-math.log(level)) for level in levels]
     solver = GaussianExponential(fit, order or (3 if calls <= 6 else 4))
-    return Sampler(solver, grid=TimeGrid.through([1.0, *times, 0.0]))
+    grid = TimeGrid.through([1.0, *times, 0.0])
+    grid.process = process
+    return Sampler(solver, grid=grid)
 
 
 def recommended(process: Process) -> Solver:
@@ -99,6 +107,8 @@ def sample(
             "; orn.load(name) gives one" if isinstance(model, str) else "; a guide is called on a model first"
         )
         raise TypeError(f"model: expected a Denoiser, got {model!r}{hint}")
+    if isinstance(solver, Sampler):
+        raise TypeError("solver: got a Sampler, which is called itself: sampler(model, 16, seed=0)")
     if given:
         start, grid = _held(model, start, given, grid, steps)
     return sampler_for(model, steps, solver, grid)(model, start, seed=seed, **condition)

@@ -41,9 +41,9 @@ def model_for(
 ) -> NetworkDenoiser:
     """An untrained U-Net as a denoiser of middle frames that sees both neighbours.
 
-    "consecutive" has a side for each neighbour, in one network (`networks.Paired`); "noises apart" does not let
-    them share their noise in training, as they do not in sampling; "bridge" starts at the previous frame alone;
-    "ddpm" starts from noise.
+    "consecutive" has a side for each neighbour, in one network (`networks.Paired`); "consecutive, noises apart"
+    does not let them share their noise in training, as they do not in sampling; "bridge" starts at the previous
+    frame alone; "ddpm" starts from noise.
 
     Raises:
         ValueError: an unknown process.

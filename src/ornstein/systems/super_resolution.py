@@ -83,6 +83,10 @@ def restore(
 
     Source of a start that serves all images: `alignment.search_boundary`.
     """
+    if not {"measurement", "anchor"} & (model.fields | model.process.fields):
+        raise ValueError("model: reads no small image; train one with super_resolution.train")
+    if not isinstance(small, Tensor) or small.ndim != 4 or not small.is_floating_point():
+        raise ValueError("small: expected images (B, C, h, w) of floating numbers in [-1, 1]")
     given = {"measurement": small, "anchor": enlarged(small, tuple(model.shape[1:]))}
     read: dict[str, Any] = {k: v for k, v in given.items() if k in model.fields | model.process.fields}
     images: Tensor = sample(model, len(small), steps=steps, solver=solver, seed=seed, **read)
