@@ -113,7 +113,10 @@ class AutoDiffusion(Claim):
         ]
         if not missed:
             return Verdict("reproduced", "the searched steps win by the margins asked at 4 and at 6 steps")
-        some = any(effects[f"{steps} steps: searched / uniform"].below(1.0) for steps in (4, 6))
+        some = any(
+            all(effects[f"{steps} steps: searched / {name}"].below(limit) for name, limit in limits.items())
+            for steps in (4, 6)
+        )
         return Verdict("partly" if some else "not reproduced", "; ".join(missed))
 
 

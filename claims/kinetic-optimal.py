@@ -121,7 +121,7 @@ class KineticOptimal(Claim):
         ].below(NEAR)
         ratio = effects["Euler 8: optimal over straight"]
         better = all(effects[f"Euler 8: straight over {name}"].below(1.0) for name in ("cosine", "linear VP"))
-        samples = better and not ratio.above(MARGIN)
+        samples = better and ratio.below(MARGIN)
         seen = (
             f"energy over straight lines {effects['energy: optimal over straight']}, Euler-8 distance over straight "
             f"lines {ratio}"
@@ -130,7 +130,7 @@ class KineticOptimal(Claim):
             return Verdict("reproduced", seen)
         parts = {"the energies": energy, "the angles": angles, "the samples": samples}
         held = [name for name, holds in parts.items() if holds]
-        if held:
+        if angles or samples:  # the optimum's energy, by the table it was built from, can hardly fail
             return Verdict("partly", f"{' and '.join(held)} hold, not the rest: {seen}")
         return Verdict("not reproduced", seen)
 

@@ -109,7 +109,10 @@ class MRSampler(Claim):
         }
         named = [name for name, yes in close.items() if yes]
         seen = f"within the bounds at {KEY} calls: {', '.join(named) or 'none'}"
-        if close["mrs-ode-2"] and not close["euler"]:
+        outside = effects[f"PSNR at {KEY}: euler - posterior at {MANY}"].below(-WITHIN[0]) or effects[
+            f"features at {KEY}: euler / posterior at {MANY}"
+        ].above(WITHIN[1])
+        if close["mrs-ode-2"] and outside:
             return Verdict("reproduced", seen)
         if close["mrs-ode-2"] or close["mrs-sde-2"]:
             return Verdict("partly", seen)

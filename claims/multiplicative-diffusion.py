@@ -121,7 +121,13 @@ class Multiplicative(Claim):
             return Verdict("not reproduced", seen)
         if ratio.above(1 - WITHIN) and ratio.below(1 + WITHIN):
             return Verdict("reproduced", seen)
-        return Verdict("partly", f"no sign changes, but the distances are not shown to be equal: {seen}")
+        if ratio.above(1 + WITHIN):
+            return Verdict(
+                "not reproduced", f"the distances differ; no sign changes, by construction: {seen}"
+            )
+        return Verdict(
+            "partly", f"the distances are shown neither equal nor different; no sign changes: {seen}"
+        )
 
 
 def _distance(x: Tensor) -> float:

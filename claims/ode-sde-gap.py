@@ -81,13 +81,19 @@ class ODESDEGap(Claim):
             return Verdict(
                 "not testable here", f"without the term a gap beyond sampling noise is seen on {seen} only"
             )
-        worse = [name for name in halved if effects[f"{name}: ODE to data, ratio"].above(1.0)]
+        worse = [name for name in less if effects[f"{name}: ODE to data, ratio"].above(1.0)]
+        harmed = f"and the ODE is surely further from the data on {' and '.join(worse)}"
         if len(halved) >= 2 and worse:
             return Verdict(
                 "partly", f"the gap is halved, but on {' and '.join(worse)} the ODE is worse too; {cost}"
             )
         if len(halved) >= 2:
             return Verdict("reproduced", f"the gap is halved on {' and '.join(halved)}; {cost}")
+        if len(less) >= 2 and worse:
+            return Verdict(
+                "not reproduced",
+                f"the gap shrinks on {' and '.join(less)} but is not halved on two, {harmed}; {cost}",
+            )
         if len(less) >= 2:
             return Verdict(
                 "partly", f"the gap shrinks on {' and '.join(less)}, but is not halved on two; {cost}"

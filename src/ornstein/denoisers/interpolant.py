@@ -90,7 +90,7 @@ class InterpolantMixture(Denoiser):
     def _pairs(self, x: Tensor, t: Time) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """alpha and beta, S^-1 (x less every pair's mean) (B, P, D), and log weight + log density (B, P)."""
         level = self.process.at(t)
-        alpha, beta, gamma = (torch.as_tensor(v, dtype=x.dtype)[..., None] for v in level)
+        alpha, beta, gamma = (torch.as_tensor(v, dtype=x.dtype, device=x.device)[..., None] for v in level)
         (m, n), (s, c) = self._paired()
         gap = x.unsqueeze(1) - _times(alpha, m) - _times(beta, n)
         eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)

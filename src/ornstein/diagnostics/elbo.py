@@ -79,7 +79,11 @@ def elbo(
     found = []
     for repeat in range(repeats):
         noise = Keyed(seed, batch_size(x)).fold(repeat)
-        y, volume = (x, torch.zeros(batch_size(x))) if quantised is None else dequantised(quantised, x, noise)
+        y, volume = (
+            (x, torch.zeros(batch_size(x), device=leaves(x)[0].device))
+            if quantised is None
+            else dequantised(quantised, x, noise)
+        )
         with torch.no_grad():
             found.append({**_once(denoiser, y, rows, points, level, noise, given), "volume": volume})
     parts = {name: torch.stack([torch.as_tensor(part[name]) for part in found]) for name in found[0]}

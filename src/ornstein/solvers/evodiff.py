@@ -178,6 +178,9 @@ class EVODiff(Solver):
     def _onto(self, a: Tensor, b: Tensor) -> Tensor:
         """<a, b> / <b, b>, held within [-2, 2]."""
         first = 2 if self.coefficients == "channel" and a.ndim > 2 else 1
+        if a.ndim == 1:  # a state of one number: each is a direction of its own
+            a, b = a[:, None], b[:, None]
+            return self._onto(a, b)[:, 0]
         axes = tuple(range(first, a.ndim))
         square = (b * b).sum(axes, keepdim=True).clamp(min=torch.finfo(b.dtype).tiny)
         return ((a * b).sum(axes, keepdim=True) / square).clamp(-2, 2)

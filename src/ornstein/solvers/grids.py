@@ -134,14 +134,17 @@ def descended(
         raise ValueError("grid: a grid of one row has no inner time to move")
     retimed = Retimed(denoiser, process, grid)
     sampler = Sampler(solver, grid=TimeGrid.uniform(len(grid)))
-    optimizer = torch.optim.Adam(retimed.process.parameters(recurse=False), lr=rate)
+    paces = list(retimed.process.parameters(recurse=False))
+    optimizer = torch.optim.Adam(paces, lr=rate)
     best, found = math.inf, grid
     for _ in range(iterations + 1):
         value = loss(sampler(retimed, x, grad=True, **fields))
         if float(value.detach()) < best:
             best, found = float(value.detach()), TimeGrid.through(retimed.process.times().tolist())
-        optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        for pace, gradient in zip(
+            paces, torch.autograd.grad(value, paces), strict=True
+        ):  # the model keeps none
+            pace.grad = gradient
         optimizer.step()
     return found
 

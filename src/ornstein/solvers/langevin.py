@@ -54,6 +54,9 @@ class _Corrector(Solver):
         return Row(t, t, -inverse, level.alpha * inverse, (), level.anchor * inverse, level.sigma)
 
 
+_LONGEST = 4.0  # steps by the score's norm, in those by the level
+
+
 class Langevin(_Corrector):
     """The corrector of score-based SDEs (2011.13456, algorithms 4 and 5) as a proper Gaussian given x:
 
@@ -61,7 +64,8 @@ class Langevin(_Corrector):
 
     "level": e = 2 snr^2 sigma_t^2, one number for all states, so that q_t is left invariant as snr -> 0.
     "score": e = 2 (snr E|z| / |score|)^2 with the norm of each sample's own score: the paper's rule, with its
-    drawn |z| replaced by the mean and its average over the batch left out. Since e then varies with x, what is
+    drawn |z| replaced by the mean and its average over the batch left out, and at most 4 times the step of "level",
+    since at a mode the score vanishes and the rule's own step has no bound. Since e then varies with x, what is
     left invariant as snr -> 0 is q_t / e, not q_t; in many dimensions, where |score| hardly varies, the two meet.
 
     Args:
@@ -100,6 +104,7 @@ class Langevin(_Corrector):
         score, space = law.mean, law.space
         square = space.inner(score, score).clamp(min=torch.finfo(score.dtype).tiny)
         e = align(2 * (self.snr * mean_norm(space.dim(score))) ** 2 / square, x)
+        e = e.clamp(max=align(_LONGEST * 2 * (self.snr * row.scale) ** 2, x))  # at a mode the score vanishes
         return Gaussian(x + e * score, (2 * e).sqrt(), space, e * align(row.b, x)), memory
 
 

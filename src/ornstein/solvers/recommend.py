@@ -56,7 +56,7 @@ def best(calls: int, process: AffineProcess, fit: GaussianFit, order: int | None
     end = min(6.0 * calls**-1.45 * max(median, 1e-3 * widest), 0.1 * start)
     levels = [start * (end / start) ** ((i / (calls - 1)) ** 1.1) for i in range(calls)]
     times = [process.time_at(-math.log(level)) for level in levels]
-    solver = GaussianExponential(fit, order or (3 if calls <= 6 else 4))
+    solver = GaussianExponential(fit, order if order is not None else 3 if calls <= 6 else 4)
     grid = TimeGrid.through([1.0, *times, 0.0])
     grid.process = process
     return Sampler(solver, grid=grid)
