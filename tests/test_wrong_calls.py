@@ -155,7 +155,7 @@ PYTHON = {
     "samples negative": (lambda w: orn.sample(w.model, -4), "start", "-4"),
     "eta above 1": (lambda w: solvers.DDIM(eta=2.0), "eta", "0 to 1", "2.0"),
     "stochasticity below 0": (lambda w: solvers.Stochastic(-1.0), "stochasticity", ">= 0", "-1.0"),
-    "order of no method": (lambda w: solvers.DPMSolverPP(order=4), "order", "1, 2 or 3", "4"),
+    "order of no method": (lambda w: solvers.DPMSolverPP(order=4), "order", "1 to 3", "4"),
     "rates out of order": (lambda w: VP("linear", rate_min=3.0, rate_max=1.0), "rate_min", "3.0", "1.0"),
     "one category": (lambda w: processes.Absorbing(1), "categories", "at least 2", "1"),
     "guidance not a number": (lambda w: guides.ClassifierFree(float("nan")), "scale", "finite", "nan"),

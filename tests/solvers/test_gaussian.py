@@ -84,15 +84,16 @@ def test_without_variance_it_is_exponential_adams_bashforth_in_the_posterior_mea
     torch.testing.assert_close(ours, x, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("last", [1, 2])
 @pytest.mark.parametrize("name", ["vp-linear", "flow"])
-def test_it_is_the_formula_written_out(name):
+def test_it_is_the_formula_written_out(name, last):
     """Module docstring, order 2 with corrector 2, dense matrices and adaptive quadrature."""
     process = AFFINE[name]()
     truth, x = mixture(process, labels=False), start(process, 3)
     fit = exact_fit(truth)
     levels = [process.at(0.95).sigma / process.at(0.95).alpha, 2.0, 0.9, 0.5, 0.2, 0.0]
     grid = through(process, levels)
-    ours = Sampler(GaussianExponential(fit, order=2, corrector=2), grid=grid)(truth, x)
+    ours = Sampler(GaussianExponential(fit, order=2, corrector=2, last=last), grid=grid)(truth, x)
 
     def weights(nodes: list[float], high: float, low: float) -> list[torch.Tensor]:
         rho = lambda k, v: k * k / (v / 2 + k * k)  # noqa: E731
@@ -119,8 +120,9 @@ def test_it_is_the_formula_written_out(name):
         again = weights([k for k, _ in seen], levels[i - 1], level)
         c = behind * grow(levels[i - 1], level) + sum(w * r for w, (_, r) in zip(again, seen, strict=True))
         behind = c
-        ahead = weights([k for k, _ in found[:2]], level, levels[i + 1])
-        c = c * grow(level, levels[i + 1]) + sum(w * r for w, (_, r) in zip(ahead, found[:2], strict=True))
+        nodes = found[: 2 if levels[i + 1] else last]
+        ahead = weights([k for k, _ in nodes], level, levels[i + 1])
+        c = c * grow(level, levels[i + 1]) + sum(w * r for w, (_, r) in zip(ahead, nodes, strict=True))
     torch.testing.assert_close(ours, c @ fit.axes + fit.mean, rtol=1e-6, atol=1e-6)
 
 
