@@ -1,4 +1,5 @@
-"""Error for each number of network calls, beside every stock solver of k-diffusion, azula and diffusers.
+"""Error for each number of network calls, beside some 250 stock pairs of a solver and a grid of k-diffusion, azula and
+diffusers (`stock.py`).
 
     OMP_NUM_THREADS=1 python -m benchmarks.accuracy [--problems NAME ...] [--models NAME ...] [--series FILE ...]
         [--samples N] [--json FILE] [--figure FILE] [--tables FILE]
@@ -23,6 +24,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,7 +125,8 @@ def score(end: Tensor, truth: Tensor) -> dict[str, float]:
 def peers(problem: Problem, y: Tensor, high: float, low: float) -> Iterable[Cell]:
     """Every cell of every library that is installed."""
     for cells in LIBRARIES.values():
-        yield from cells(problem.denoise, y, high, low)
+        with suppress(ImportError):
+            yield from cells(problem.denoise, y, high, low)
 
 
 def raced(problem: Problem, truth: dict[bool, Tensor], calls: int, cells: Iterable[Cell]) -> dict[str, Any]:

@@ -70,10 +70,14 @@ def azula(denoise: Denoise, y: Tensor, high: float, low: float) -> Iterator[Cell
     """Multistep solvers of orders 2 to 4 in every prediction, Heun and DDIM, on its five schedules."""
     denoisers, noise, sample = (importlib.import_module(f"azula.{n}") for n in ("denoise", "noise", "sample"))
     ends = {"alpha_min": 1 / high, "sigma_min": low}
+    preserving = {
+        **ends,
+        "alpha_min": math.sqrt((1 + low**2) / (1 + high**2)),
+    }  # where sigma^2 = 1 - alpha^2 + low^2
     schedules = {
         "VE": noise.VESchedule(low, high),
-        "VP": noise.VPSchedule(**ends),
-        "cosine": noise.CosineSchedule(**ends),
+        "VP": noise.VPSchedule(**preserving),
+        "cosine": noise.CosineSchedule(**preserving),
         "rectified": noise.RectifiedSchedule(**ends),
         "decay": noise.DecaySchedule(**ends),
     }

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -31,3 +33,27 @@ def test_overhead_measures_every_method_at_every_shape(tmp_path: Path) -> None:
         assert {"k-diffusion", "azula", "diffusers"} <= libraries
         assert all(row["microseconds"]["median"] > 0 for row in result["rows"])
         assert all(f"{peer} is left out" in printed for peer in result["missing"])
+
+
+def test_accuracy_is_ahead_of_the_stock_solvers_that_are_installed(tmp_path: Path) -> None:
+    """On data that no number of the recommended sampler was chosen on, at a few calls and samples."""
+    pytest.importorskip("diffusers")
+    found, tables = tmp_path / "accuracy.json", tmp_path / "tables.md"
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.accuracy",
+        "--problems",
+        "wine",
+        "--calls",
+        "8",
+        "--samples",
+        "64",
+    ]
+    command += ["--json", str(found), "--tables", str(tables), "--figure", str(tmp_path / "curves.png")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    (row,) = json.loads(found.read_text(encoding="utf-8"))["rows"]
+    assert row["peers"]["cells"] > 50
+    for measure, limit in {"median": 0.5, "rmse": 0.75, "sliced": 0.8}.items():
+        assert row["ours"][measure] < limit * row["peers"][measure][0]
+    assert "| wine | 8 |" in tables.read_text(encoding="utf-8")

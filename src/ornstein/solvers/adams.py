@@ -41,7 +41,7 @@ def moment(span: Span, stochasticity: Any, power: int) -> Any:
 class SDEDPMSolverPP(Solver):
     """SDE-DPM-Solver++ (Lu et al. 2022, 2211.01095, section 5) in multistep form: one network call a step.
 
-    Order 1 is `Stochastic(stochasticity)`. With M_k of `moments`, r = h_before / h and d = (D - D_before) / r,
+    Order 1 is `Stochastic(stochasticity)`. With M_k of `moment`, r = h_before / h and d = (D - D_before) / r,
 
         order 2, "midpoint":  alpha_s M_0 (D + d / 2)
         order 2, "taylor":    alpha_s (M_0 D + M_1 d)
@@ -50,7 +50,8 @@ class SDEDPMSolverPP(Solver):
 
     d', d'' are the first two coefficients of the parabola through three calls. The last is the "3M SDE" of
     k-diffusion as published: half the weight that integrates the parabola. On a Gaussian the errors of the law fall
-    at order 1, 2 and 2, since the first steps are of lower order. At stochasticity 0 it is `DPMSolverPP`.
+    at order 1, 2 and 2, since the first steps are of lower order. At stochasticity 0 it is
+    `DPMSolverPP`, but for the second step of order 3, which here has its full weight.
 
     Args:
         order: 1, 2 or 3.
