@@ -136,8 +136,10 @@ class TimeGrid(list[GridRow]):
 
     def check_process(self, process: Process) -> None:
         """Refuse a process on whose schedule these times are other noise levels than they were made for."""
+        from .process import AffineProcess
+
         made = self.process
-        if made is None or made is process or not hasattr(process, "half_log_snr") or made.learned:
+        if made is None or made is process or not isinstance(process, AffineProcess) or made.learned:
             return
         times = (0.25, 0.75)
         if any(abs(made.half_log_snr(t) - process.half_log_snr(t)) > 1e-6 for t in times):
@@ -150,7 +152,7 @@ class TimeGrid(list[GridRow]):
         """Refuse rows that do not join."""
         for i, (row, following) in enumerate(itertools.pairwise(self)):
             ends = row.s, following.t
-            if all(isinstance(v, float | int) for v in ends) and abs(ends[0] - ends[1]) > 1e-6:  # type: ignore[operator]
+            if all(isinstance(v, float | int) for v in ends) and abs(ends[0] - ends[1]) > 1e-6:
                 raise ValueError(f"grid: row {i} ends at {ends[0]}, row {i + 1} starts at {ends[1]}")
             if all(isinstance(v, dict) for v in ends) and ends[0] != ends[1]:
                 raise ValueError(f"grid: row {i} ends at {ends[0]}, row {i + 1} starts at {ends[1]}")
