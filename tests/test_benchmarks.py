@@ -53,7 +53,7 @@ def test_accuracy_is_ahead_of_the_stock_solvers_that_are_installed(tmp_path: Pat
     command += ["--json", str(found), "--tables", str(tables), "--figure", str(tmp_path / "curves.png")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     (row,) = json.loads(found.read_text(encoding="utf-8"))["rows"]
-    assert row["peers"]["cells"] > 50
+    assert row["peers"]["cells"] >= 40
     for measure, limit in {"median": 0.5, "rmse": 0.75, "sliced": 0.8}.items():
         assert row["ours"][measure] < limit * row["peers"][measure][0]
     assert "| wine | 8 |" in tables.read_text(encoding="utf-8")
