@@ -132,7 +132,10 @@ def contestants(shape: tuple[int, ...], steps: int) -> tuple[list[Contestant], d
     """Everyone who is installed, and why the others are not there."""
     x, y, *means = (torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(4))
     free = itertools.cycle(means).__next__  # two tensors by turns, as a network's outputs differ
-    found = [Contestant("torch", "multiply-add", lambda: multiply_adds(x, y, steps), steps)]
+    found = [
+        Contestant("torch", "multiply-add", lambda: multiply_adds(x, y, steps), steps),
+        Contestant("torch", "multiply, add in place", lambda: in_place(x, y, steps), steps),
+    ]
     found += ornstein(x, free, steps)
     missing = {}
     for name, peer in PEERS.items():
@@ -146,6 +149,12 @@ def contestants(shape: tuple[int, ...], steps: int) -> tuple[list[Contestant], d
 def multiply_adds(x: Tensor, y: Tensor, count: int) -> None:
     for _ in range(count):
         1.1 * x + 0.9 * y
+
+
+def in_place(x: Tensor, y: Tensor, count: int) -> None:
+    """The least that a step in eager torch can be: no solver can be below it."""
+    for _ in range(count):
+        torch.mul(x, 1.1).add_(y, alpha=0.9)
 
 
 def measured(shape: tuple[int, ...], steps: int, rounds: int) -> dict[str, Any]:

@@ -204,13 +204,12 @@ def test_rows_may_differ_between_samples_once_the_first_is_behind():
     at = torch.tensor([3, 2])
     mixed = torch.stack([steps[3].x[0], steps[2].x[1]])
     owner = sampler.solver
+    (known, along), (fewer, shorter) = steps[2].memory[owner], steps[1].memory[owner]
+    fewer = (*fewer, torch.zeros_like(fewer[0]))
+    shorter = torch.cat([shorter, torch.zeros_like(shorter[:, :2])], 1)
+    pairs = zip(known, fewer, strict=True)
     memory = {
-        owner: tuple(
-            tuple(torch.stack([a[0], b[1]]) for a, b in zip(p, q, strict=True))
-            for p, q in zip(
-                steps[2].memory[owner], steps[1].memory[owner] + steps[1].memory[owner], strict=False
-            )
-        )
+        owner: (tuple(torch.stack([a[0], b[1]]) for a, b in pairs), torch.stack([along[0], shorter[1]]))
     }
     law = sampler.step(truth, mixed, at, memory=memory).distribution
     torch.testing.assert_close(law.mean[1], steps[2].next[1])

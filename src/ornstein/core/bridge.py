@@ -47,10 +47,7 @@ class Departure(Solver):
 def departing(grid: TimeGrid, process: AffineProcess) -> TimeGrid:
     """The grid, its rows that start from a point (alpha = sigma = 0) given to a `Departure`."""
     leave = Departure()
-    levels = [process.at(row.t) for row in grid]
-    points = [bool(level.alpha == 0 and level.sigma == 0) for level in levels]
-    rows = zip(grid, points, strict=True)
-    return TimeGrid(row._replace(solver=leave) if point else row for row, point in rows)
+    return TimeGrid(row._replace(solver=leave) if bool(process.is_point(row.t)) else row for row in grid)
 
 
 class Pinned(AffineProcess):

@@ -185,6 +185,11 @@ class AffineProcess(Process):
             ]
         return Level(*slopes)
 
+    def is_point(self, t: Time) -> Any:
+        """Whether the state says nothing of x_0 at `t` because it is a point, alpha = sigma = 0; a tensor for one."""
+        level = self.at(t)
+        return (level.alpha == 0) & (level.sigma == 0)
+
     def ratio(self, t: Time, s: Time) -> Any:
         """exp(-h) = alpha_t sigma_s / (alpha_s sigma_t), finite at both ends and 1 where s = t."""
         numbers = torch.as_tensor(t, dtype=torch.float64), torch.as_tensor(s, dtype=torch.float64)
@@ -198,6 +203,9 @@ class AffineProcess(Process):
 
     def half_log_snr(self, t: Time) -> Any:
         """lambda = log(alpha / sigma), natural logarithm, infinite at an end without noise or signal."""
+        if isinstance(t, float) and not self.learned:
+            alpha, _, sigma = self.at(t)  # networks ask at every call
+            return -math.inf if alpha == 0 else math.inf if sigma == 0 else math.log(alpha) - math.log(sigma)
         alpha, _, sigma = self._level(_time(t))
         value = torch.where(alpha == 0, -torch.inf, _log(alpha) - _log(sigma))  # also at a point end
         return number(value, floats=not _any_tensor(t))
@@ -283,8 +291,7 @@ class AffineProcess(Process):
     def _refuse_flow(self, t: Time, s: Time, stochasticity: Any) -> None:
         if not _is_zero(stochasticity):
             return
-        level = self.at(t)
-        point = torch.as_tensor((level.alpha == 0) & (level.sigma == 0) & (_time(s) < _time(t)))
+        point = torch.as_tensor(self.is_point(t) & (_time(s) < _time(t)))
         if bool(point.any()):
             raise ValueError(
                 f"{type(self).__name__} ends in a point at time 1 (alpha = sigma = 0), from which no deterministic "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -121,8 +120,11 @@ class Step:
     @next.setter
     def next(self, x: Tree) -> None:
         if isinstance(self.rule, Denoiser):
-            with nullcontext() if torch.is_grad_enabled() is self.grad else torch.set_grad_enabled(self.grad):
+            if torch.is_grad_enabled() is self.grad:
                 x = self.rule.after_draw(x, self)
+            else:
+                with torch.set_grad_enabled(self.grad):
+                    x = self.rule.after_draw(x, self)
         self._next = x
 
     def law(self, posterior: Posterior) -> Distribution:

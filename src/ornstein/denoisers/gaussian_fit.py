@@ -137,10 +137,11 @@ class GaussianFit:
         x_s = alpha_s m + sum_k a_k sqrt((alpha_s^2 L_k + sigma_s^2) / (alpha_t^2 L_k + sigma_t^2))
             a_k^T (x_t - alpha_t m)
         """
-        before, after = process.at(t), process.at(s)
-        return after.alpha * self.mean + self.stretched(
-            x - before.alpha * self.mean, self.growth(process, t, s)
-        )
+        return self.carried(x, process.at(t).alpha, process.at(s).alpha, self.growth(process, t, s))
+
+    def carried(self, u: Tensor, alpha: float, alpha_s: float, growth: Tensor) -> Tensor:
+        """alpha_s m + growth (u - alpha m)."""
+        return alpha_s * self.mean + self.stretched(u - alpha * self.mean, growth)
 
     def growth(self, process: AffineProcess, t: float, s: float) -> Tensor:
         """The factor of each direction along the flow from t to s; (r + 1,) in float64."""
@@ -156,10 +157,6 @@ class GaussianFit:
         """The exact denoiser of data with this law."""
         eye = torch.eye(self.mean.numel(), dtype=self.axes.dtype, device=self.axes.device)
         return GaussianDenoiser(self.mean, self.stretched(eye, self.spectrum), process)
-
-    def shrinkage(self, level: float) -> Tensor:
-        """L / (L + level^2) for each direction, level = sigma / alpha: how far the denoiser believes x; (r + 1,)."""
-        return self.spectrum / (self.spectrum + level**2)
 
     def _spread(self, process: AffineProcess, t: Time) -> Tensor:
         level = process.at(t)

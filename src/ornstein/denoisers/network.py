@@ -212,7 +212,7 @@ def _check_prediction(process: Process, prediction: str) -> None:
     if not isinstance(process, AffineProcess):
         return
     end = process.at(1.0)
-    if prediction != "mean" and end.alpha == 0 and end.sigma == 0:
+    if prediction != "mean" and process.is_point(1.0):
         raise ValueError(
             f"prediction {prediction!r} says nothing at the point in which {type(process).__name__} ends; use 'mean'"
         )

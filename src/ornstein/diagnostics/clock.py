@@ -54,10 +54,10 @@ def pace_at(place: Tensor) -> Tensor:
 
 def tau_at(process: AffineProcess, t: float) -> float:
     """tau of a time: log(sigma / (r + alpha)); -infinity where there is no noise."""
+    if process.is_point(t):
+        raise ValueError(f"{type(process).__name__} is a point at t={t}: it has no density and no flow there")
     level = process.at(t)
     sigma, alpha = float(level.sigma), float(level.alpha)
-    if sigma == 0 and alpha == 0:
-        raise ValueError(f"{type(process).__name__} is a point at t={t}: it has no density and no flow there")
     return math.log(sigma / (math.hypot(alpha, sigma) + alpha)) if sigma else -math.inf
 
 

@@ -11,7 +11,7 @@ so a method is the polynomial that stands for D. All of them are rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,7 +20,7 @@ from ornstein.core import AffineProcess, Process, Row, Solver, TimeGrid
 
 from .ancestral import refuse_from_data, refuse_upwards
 from .exponential import Span, spans, weights
-from .multistep import _sum
+from .multistep import _sum, unbent
 
 __all__ = ["SASolver", "SDEDPMSolverPP"]
 
@@ -82,17 +82,15 @@ class SDEDPMSolverPP(Solver):
 
     def _weights(self, alpha: Any, span: Span) -> list[Any]:
         """Weights of the calls, newest first."""
-        first, curve = (alpha * moment(span, self.stochasticity, k) for k in (1, 2))
-        whole = alpha * sum(weights(span.start, span.end, (span.start,), density(span, self.stochasticity)))
-        r = (span.nodes[0] - span.nodes[1]) / span.length
-        if len(span.nodes) == 2:
-            share = (0.5 * whole if self.order == 2 and self.variant == "midpoint" else first) / r
-            return [whole + share, -share]
-        older = (span.nodes[1] - span.nodes[2]) / span.length
-        weight = 0.5 if self.variant == "midpoint" else 1.0
-        bend = (first * r + weight * curve) / (r + older)  # of d_0 - d_1
-        on_0, on_1 = (first + bend) / r, -bend / older  # d_0 = (D - D_1) / r, d_1 = (D_1 - D_2) / older
-        return [whole + on_0, on_1 - on_0, -on_1]
+        exact = _integrated(alpha, span, self.stochasticity, span.nodes)
+        if self.variant == "taylor" or len(span.nodes) < self.order:
+            return exact
+        if self.order == 3:
+            curve = 0.5 * alpha * moment(span, self.stochasticity, 2) * span.length**2
+            return unbent(exact, span.nodes, curve)
+        whole = sum(exact)
+        share = 0.5 * whole * span.length / (span.nodes[0] - span.nodes[1])
+        return [whole + share, -share]
 
 
 class SASolver(Solver):
@@ -140,13 +138,14 @@ class SASolver(Solver):
         for span in spans(self, process, grid, most):
             c = self._at(process, span.t)
             numbers = process.step(span.t, span.s, c)
-            predict = self._weights(process, span, c, span.nodes[: self.predictor]) or [numbers.b]
+            alpha = process.at(span.s).alpha
+            predict = _integrated(alpha, span, c, span.nodes[: self.predictor]) or [numbers.b]
             total = _sum(predict, [numbers.a * w for w in owed])
             rows.append(Row.of(span.t, span.s, numbers)._replace(b=total[0], past=tuple(total[1:])))
             owed = []
             if self.corrector and span.nodes:
                 nodes = (span.end, *span.nodes[: self.corrector - 1])
-                owed = _sum(self._weights(process, span, c, nodes), [0.0, *(-w for w in predict)])
+                owed = _sum(_integrated(alpha, span, c, nodes), [0.0, *(-w for w in predict)])
         return rows
 
     def _at(self, process: AffineProcess, t: float) -> float:
@@ -154,11 +153,11 @@ class SASolver(Solver):
             return _checked(float(self.stochasticity(process.half_log_snr(t))))
         return self.stochasticity
 
-    @staticmethod
-    def _weights(process: AffineProcess, span: Span, c: float, nodes: tuple[Any, ...]) -> list[Any]:
-        alpha = process.at(span.s).alpha
-        made = weights(span.start, span.end, nodes, density(span, c)) if nodes else []
-        return [alpha * w for w in made]
+
+def _integrated(alpha: Any, span: Span, stochasticity: Any, nodes: Sequence[Any]) -> list[Any]:
+    """alpha_s times the integral of the Lagrange polynomials on `nodes` against `density`; none for no node."""
+    made = weights(span.start, span.end, nodes, density(span, stochasticity)) if nodes else []
+    return [alpha * w for w in made]
 
 
 def _checked(stochasticity: Any) -> float:

@@ -28,7 +28,7 @@ from ornstein.core import AffineProcess, Level, Solver, TimeGrid
 
 from .stochastic import one_time
 
-__all__ = ["Span", "Split", "quadrature", "shared", "spans", "weights"]
+__all__ = ["Span", "Split", "bases", "quadrature", "shared", "spans", "weights"]
 
 POINTS = 64  # of the quadrature: exact to rounding for steps of up to ten units of half-log-SNR
 
@@ -125,12 +125,17 @@ def weights(
 
 def shared(mass: Tensor, where: Tensor, nodes: Tensor) -> list[Any]:
     """sum mass L_j(where) for each of the Lagrange polynomials on `nodes`."""
+    found = [(mass * basis).sum() for basis in bases(where, nodes)]
+    return [w if w.requires_grad else w.item() for w in found]
+
+
+def bases(where: Tensor, nodes: Tensor) -> list[Tensor]:
+    """L_j(where), the polynomials that are 1 at one node and 0 at the others."""
     found = []
     for j in range(len(nodes)):
         others = torch.cat([nodes[:j], nodes[j + 1 :]])
-        basis = ((where.unsqueeze(1) - others) / (nodes[j] - others)).prod(1)
-        found.append((mass * basis).sum())
-    return [w if w.requires_grad else w.item() for w in found]
+        found.append(((where.unsqueeze(1) - others) / (nodes[j] - others)).prod(1))
+    return found
 
 
 def _stacked(nodes: Sequence[Any]) -> Tensor:

@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,10 +34,12 @@ from ornstein.core import (
 )
 from ornstein.denoisers import GaussianFit
 
+from .exponential import bases, quadrature
+from .stochastic import one_time
+
 __all__ = ["GaussianExponential", "Teleport"]
 
 _FARTHEST = 1e4  # where an integral towards infinite noise is cut: what lies beyond weighs 1e-4 of it
-_NODES = 48  # of the quadrature: weights are exact to rounding
 
 
 class Teleport(Solver):
@@ -63,7 +64,7 @@ class Teleport(Solver):
         """Affine processes whose time 1 is not a point."""
         super().check(process)
         assert isinstance(process, AffineProcess)
-        if process.at(1.0).alpha == process.at(1.0).sigma == 0:
+        if process.is_point(1.0):
             raise ValueError(
                 f"{type(self).__name__}: {type(process).__name__} ends in a point at time 1, from which no flow "
                 "starts; use the process's own grid with DPMSolverPP() or Ancestral()"
@@ -72,20 +73,18 @@ class Teleport(Solver):
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """How much each direction grows, as `a`."""
         assert isinstance(process, AffineProcess)
-        if any(isinstance(v, Tensor) for r in grid for v in (r.t, r.s)):
-            raise ValueError(f"{type(self).__name__}: needs one time for all rows and entries")
-        return [Row(r.t, r.s, self.fit.growth(process, r.t, r.s), calls=False) for r in grid]
+        times = [one_time(self, r.t, r.s) for r in grid]
+        return [Row(t, s, self.fit.growth(process, t, s), calls=False) for t, s in times]
 
     def law(
         self, x: Any, posterior: Posterior | None, row: Row, memory: Any, condition: Condition | None = None
     ) -> tuple[Distribution, Any]:
         """The moved point."""
-        process, mean = self.process, self._fitted(x).mean[None]
+        process, fit = self.process, self._fitted(x)
         assert isinstance(process, AffineProcess)
         before, after = process.at(row.t), process.at(row.s)
         u = process.add_anchor(x, -before.anchor, condition)
-        moved = self.fit.stretched(accumulate(u, -before.alpha, mean, inplace=False), row.a)
-        u_s = accumulate(moved, after.alpha, mean)
+        u_s = fit.carried(u, before.alpha, after.alpha, row.a)
         return Gaussian(process.add_anchor(u_s, after.anchor, condition), 0.0, process.space), memory
 
     def _fitted(self, x: Tensor) -> GaussianFit:
@@ -134,7 +133,7 @@ class GaussianExponential(Teleport):
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """Numbers of the directions off the axes: `a` of u, `b` of D, and `past`: of what R takes off D for u, of m,
-        and of the earlier R. `c` holds (3 + 2 k, r) what the axes add to each.
+        and of the earlier R. `c` holds (3 + 2 k, r), what the axes add for m and for u and D of each call.
         """
         assert isinstance(process, AffineProcess)
         first, *others = super().rows(process, grid)
@@ -146,28 +145,28 @@ class GaussianExponential(Teleport):
     def law(
         self, x: Any, posterior: Posterior | None, row: Row, memory: Any, condition: Condition | None = None
     ) -> tuple[Distribution, Any]:
-        """Remembers the last `history` R, each as (D - S u off the axes, its coordinates, what S adds to them)."""
+        """Remembers of the last `history` calls, newest first, D less what the fit believes off the axes, and the
+        coordinates of u and D along them.
+        """
         if posterior is None:
             return super().law(x, posterior, row, memory, condition)
-        fit, process, memory = self._fitted(x), self.process, memory or ()
+        fit, process = self._fitted(x), self.process
         assert isinstance(process, AffineProcess)
         before, after = process.at(row.t), process.at(row.s)
         u = process.add_anchor(x, -before.anchor, condition).flatten(1)
         d = posterior.mean.flatten(1)
         believed, offset, *past = row.past
-        own, new, belief, *axes = row.c.to(x).unbind(-2)
-        along_u = accumulate(u @ fit.axes.T, -before.alpha, fit.centre)
-        along_d = (d @ fit.axes.T).sub_(fit.centre)
+        known, along = memory or ((), u.new_zeros(len(u), 0, len(fit.axes)))
+        along = torch.cat([(u @ fit.axes.T).unsqueeze(1), (d @ fit.axes.T).unsqueeze(1), along], 1)
         mean = accumulate(combine(row.a, u, row.b, d), offset, fit.flat)
-        along = torch.addcmul(own * along_u, new, along_d)
-        for i, (weight, (v, known, added)) in enumerate(zip(past, memory, strict=False)):
-            mean = accumulate(mean, weight, v)
-            along.addcmul_(axes[2 * i], known).addcmul_(axes[2 * i + 1], added)
-        u_s = torch.addmm(mean, along, fit.axes).reshape(x.shape)
+        for weight, earlier in zip(past, known, strict=False):
+            mean = accumulate(mean, weight, earlier)
+        of_mean, on = row.c.to(along).tensor_split((1,), -2)
+        added = (on[..., : along.shape[1], :] * along).sum(1).add_(of_mean.squeeze(-2))
+        u_s = torch.addmm(mean, added, fit.axes).reshape(x.shape)
         if self.history:
-            known = accumulate(along_d, -believed, along_u)
-            now = (accumulate(d, -believed, u, inplace=False), known, belief * along_u)
-            memory = (now, *memory)[: self.history]
+            now = accumulate(d, -believed, u, inplace=False)
+            memory = (now, *known)[: self.history], along[:, : 2 * self.history]
         return Gaussian(process.add_anchor(u_s, after.anchor, condition), 0.0, process.space), memory
 
 
@@ -179,8 +178,7 @@ class _Plan:
         self.alphas = [process.at(t).alpha for t in times]
         lowest = min(v for v in self.levels if v > 0)
         self.spectrum = solver.fit.spectrum.clamp(min=(1e-3 * lowest) ** 2)  # L = 0 as a limit
-        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-        self.nodes, self.quadrature = torch.from_numpy(nodes), torch.from_numpy(weights)
+        self.centre = solver.fit.centre[0].double().cpu()
 
     def numbers(self, i: int) -> tuple[float, float, tuple[float, ...], Tensor]:
         """Of the step that starts with the i-th call: the corrector's share grows along, the predictor's is added.
@@ -195,10 +193,16 @@ class _Plan:
         centred = [1 - self.alphas[j] * float(self._belief(j)[-1]) for j in range(i - 1, 0, -1)]
         taken = sum(w * c for w, c in zip(rest[2:], centred, strict=False))  # of m, within the earlier R
         offset = alpha_s - rest[0] * alpha - rest[1] - taken
-        axes = [_beyond(own), _beyond(on_r[0]), -_beyond(self._belief(i))]
-        for weights in on_r[1:]:
-            axes += [_beyond(weights), weights[:-1]]
-        return rest[0], rest[1], (float(self._belief(i)[-1]), offset, *rest[2:]), torch.stack(axes)
+        axes = [_beyond(own), _beyond(on_r[0])]
+        for j, weights in zip(range(i - 1, i - depth, -1), on_r[1:], strict=True):
+            belief = self._belief(j) if j > 0 else torch.zeros_like(weights)
+            axes += [-_beyond(belief * weights), _beyond(weights)]
+        calls = [self.alphas[max(j, 0)] for j in range(i, i - depth, -1)]
+        of_mean = sum(
+            -alpha * on_u - on_d for alpha, on_u, on_d in zip(calls, axes[::2], axes[1::2], strict=True)
+        )
+        along = torch.stack([of_mean * self.centre, *axes]).to(self.solver.fit.axes)
+        return rest[0], rest[1], (float(self._belief(i)[-1]), offset, *rest[2:]), along
 
     def _belief(self, i: int) -> Tensor:
         """S / alpha: what the fit's denoiser makes of u - alpha m."""
@@ -225,25 +229,19 @@ class _Plan:
         end = self.levels[start + 1]
         high = math.log(min(self.levels[start], _FARTHEST * self.levels[1]))
         low = math.log(end) if end else math.log(self.levels[start]) - math.log(_FARTHEST)
-        log_kappa = 0.5 * (high + low) + 0.5 * (high - low) * self.nodes
+        places, shares = quadrature()
+        log_kappa = low + (high - low) * places
         square = (2 * log_kappa).exp()[:, None]
         shape = self._rho(square) * ((self.spectrum + end**2) / (self.spectrum + square)).sqrt()
-        shape *= 0.5 * (high - low) * self.quadrature[:, None]
-        points = [math.log(self.levels[j]) for j in calls]
+        shape *= (high - low) * shares[:, None]
+        points = torch.tensor([math.log(self.levels[j]) for j in calls], dtype=torch.float64)
         weights = torch.zeros(depth, len(self.spectrum), dtype=torch.float64)
-        for row, (j, polynomial) in enumerate(zip(calls, _lagrange(points, log_kappa), strict=True)):
+        for row, (j, polynomial) in enumerate(zip(calls, bases(log_kappa, points), strict=True)):
             weights[row] = polynomial @ shape / self._rho(torch.tensor(self.levels[j] ** 2))
         return weights
 
     def _rho(self, square: Tensor) -> Tensor:
         return square / (0.5 * self.spectrum + square)
-
-
-def _lagrange(points: Sequence[float], x: Tensor) -> list[Tensor]:
-    """The polynomials that are 1 at one point and 0 at the others."""
-    return [
-        math.prod(((x - q) / (p - q) for q in points if q != p), start=torch.ones_like(x)) for p in points
-    ]
 
 
 def _beyond(numbers: Tensor) -> Tensor:

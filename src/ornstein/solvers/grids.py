@@ -92,14 +92,16 @@ def path_costs(denoiser: Denoiser, solver: Solver, x: Tree, times: Sequence[floa
             f"solver: expected one call a row, {solver!r} takes {len(steps)} for {len(times) - 1}"
         )
     states = [step.x for step in steps] + [steps[-1].next]
-    costs = torch.full((len(times), len(times)), math.inf, dtype=torch.float64)
+    costs = states[0].new_full((len(times), len(times)), math.inf, dtype=torch.float64)
     for i, step in enumerate(steps):
         assert step.posterior is not None
         for j in range(i + 1, len(times)):
             numbers = process.step(times[i], times[j], 0.0)
             gap = numbers.a * step.x + numbers.b * step.posterior.mean - states[j]
-            costs[i, j] = float(gap.square().mean() / states[j].square().mean())
-    return costs
+            costs[i, j] = (
+                gap.square().mean() / states[j].square().mean()
+            )  # on its device: no wait in the loop
+    return costs.cpu()
 
 
 def descended(
@@ -139,13 +141,11 @@ def descended(
     best, found = math.inf, grid
     for _ in range(iterations + 1):
         value = loss(sampler(retimed, x, grad=True, **fields))
-        if float(value.detach()) < best:
-            best, found = float(value.detach()), TimeGrid.through(retimed.process.times().tolist())
-        for pace, gradient in zip(
-            paces, torch.autograd.grad(value, paces), strict=True
-        ):  # the model keeps none
-            pace.grad = gradient
+        if value.item() < best:
+            best, found = value.item(), TimeGrid.through(retimed.process.times().tolist())
+        value.backward(inputs=paces)  # the model's own parameters get no gradient
         optimizer.step()
+        optimizer.zero_grad()
     return found
 
 

@@ -163,11 +163,7 @@ class DPMSolverPP(ExponentialAdams):
             return _halved(span, nodes, _gained(span))
         exact = super()._weights(process, span, nodes)
         h, slope = span.length, 1 - _gained(span) / span.length
-        curved = _exp(span.end) * (0.5 - slope / h) * h**2  # of the second divided difference
-        return [
-            w - curved / math.prod(a - b for i, b in enumerate(nodes) if i != j)
-            for j, (w, a) in enumerate(zip(exact, nodes, strict=True))
-        ]
+        return unbent(exact, nodes, _exp(span.end) * (0.5 - slope / h) * h**2)
 
 
 class UniPC(ExponentialAdams):
@@ -223,6 +219,14 @@ class DEIS(ExponentialAdams):
             return _in_time(process, span, density)
         clock = (lambda half_log_snr: (-half_log_snr).exp()) if self.clock == "rho" else None
         return weights(span.start, span.end, nodes, density, clock)
+
+
+def unbent(exact: Sequence[Any], nodes: Sequence[Any], curve: Any) -> list[Any]:
+    """Weights that integrate a parabola, less `curve` times its second divided difference: "3M" keeps half of it."""
+    return [
+        w - curve / math.prod(a - b for i, b in enumerate(nodes) if i != j)
+        for j, (w, a) in enumerate(zip(exact, nodes, strict=True))
+    ]
 
 
 def _in_time(process: AffineProcess, span: Span, density: Callable[[Tensor], Tensor]) -> list[Any]:

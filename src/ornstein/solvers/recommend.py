@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -118,15 +118,9 @@ def sampler_for(
     model: Denoiser, steps: int, solver: Solver | None = None, grid: str | TimeGrid | None = None
 ) -> Sampler:
     """What `sample` runs: `best` where nothing is asked for and the model knows its data's Gaussian fit."""
-    process, asked = model.process, solver is not None or grid is not None
-    if (
-        not asked
-        and model.fit is not None
-        and isinstance(process, AffineProcess)
-        and _has_flow(process, steps)
-    ):
-        return best(steps, process, model.fit, order=2)
-    return Sampler(recommended(process) if solver is None else solver, steps, grid)
+    if solver is None and grid is None and model.fit is not None and _has_flow(model.process, steps):
+        return best(steps, model.process, model.fit, order=2)
+    return Sampler(recommended(model.process) if solver is None else solver, steps, grid)
 
 
 def _held(
@@ -160,6 +154,7 @@ def _expanded(value: Any, like: Tensor, name: str) -> Tensor:
     return value
 
 
-def _has_flow(process: AffineProcess, steps: Any) -> bool:
+def _has_flow(process: Process, steps: Any) -> TypeGuard[AffineProcess]:
     """From time 1, where it is not a point and the other end not latent, in more than one call."""
-    return isinstance(steps, int) and steps > 1 and not process.latent and process.at(1.0).sigma > 0
+    affine = isinstance(process, AffineProcess) and not process.latent and process.at(1.0).sigma > 0
+    return affine and isinstance(steps, int) and steps > 1

@@ -16,6 +16,7 @@ from .source import Source
 __all__ = ["check", "completed"]
 
 _FITTED = 1000  # samples that the Gaussian fit is made of, spread over the data
+_NUMBERS = 2**24  # and numbers in all, so that large images cost no more than 128 MB
 
 
 def check(denoiser: Any, data: Any, objective: Objective) -> None:
@@ -44,7 +45,9 @@ def completed(denoiser: Denoiser, data: Any) -> None:
     if denoiser.shape is None and shape is not None:
         denoiser.shape = arguments["shape"] = _plain(shape)
     if denoiser.fit is None and isinstance(denoiser.process, AffineProcess) and len(data.train) > 1:
-        every = torch.linspace(0, len(data.train) - 1, min(len(data.train), _FITTED)).long()
+        size = data.train.batch(torch.zeros(1, dtype=torch.long))["x_0"].numel()
+        count = min(len(data.train), _FITTED, max(_NUMBERS // size, 2))
+        every = torch.linspace(0, len(data.train) - 1, count).long()
         denoiser.fit = GaussianFit.of(data.train.batch(every)["x_0"])
 
 
