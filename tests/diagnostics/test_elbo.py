@@ -130,3 +130,13 @@ def test_what_has_no_bound_is_refused():
     bridge = mixture(BrownianBridge())
     with pytest.raises(ValueError, match="ends at a point"):
         elbo(bridge, x, anchor=x)
+
+
+def test_at_the_mean_of_a_unit_gaussian_chance_is_removed():
+    """There |x_0 - D|^2 is alpha^2 sigma^2 |z|^2, all of it the noise's own."""
+    truth = GaussianDenoiser(torch.zeros(3), 1.0, VariancePreserving())
+    x = torch.zeros(200, 3)
+    limit = elbo(truth, x, repeats=1, points=4000)
+    assert float(limit.parts["diffusion"].std()) < 1e-3  # without the control 0.25
+    few = elbo(truth, x, steps=4, repeats=1)
+    assert float(few.parts["reconstruction"].std()) < 1e-4  # without it 1.2

@@ -141,6 +141,9 @@ def test_the_energy_of_gaussian_data_is_known():
     x = truth.sample_data(4000, torch.Generator().manual_seed(0))
     found = kinetic_energy(truth.process, truth, x)
     assert abs(found.value - want) < 4 * found.standard_error and found.standard_error < 0.02
+    half = float((((t - (1 - t) * c) ** 2 / variance)[5000:]).mean()) / 2
+    late = kinetic_energy(truth.process, truth, x, first=0.5)
+    assert abs(late.value - half) < 4 * late.standard_error and late.standard_error < 0.3 * half
 
 
 def test_a_process_that_moves_nothing_costs_nothing():

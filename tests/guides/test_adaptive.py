@@ -8,6 +8,7 @@ import torch
 from ornstein.core import Condition, Denoiser, Keyed, Sampler, TimeGrid
 from ornstein.denoisers import MixtureDenoiser
 from ornstein.guides import AdaptiveGuidance, ClassifierFree
+from ornstein.guides.adaptive import _counts
 from ornstein.processes import Absorbing, RectifiedFlow, VarianceExploding, VariancePreserving
 from ornstein.solvers import DDIM, Ancestral, DPMSolverPP
 
@@ -229,3 +230,11 @@ def test_what_has_no_noise_is_refused():
         ClassifierFree(2.0)(AdaptiveGuidance()(mixture(VariancePreserving())))
     with pytest.raises(ValueError, match="threshold"):
         AdaptiveGuidance(2.0, float("nan"))
+
+
+def test_a_tree_state_counts_from_where_its_noisiest_leaf_does():
+    model = joint(RectifiedFlow(), Absorbing(2))
+    clean, noisy = 0.05, 0.95
+    for times, wanted in (((clean, clean), True), ((clean, noisy), False), ((noisy, clean), False)):
+        t = dict(zip(("image", "label"), times, strict=True))
+        assert bool(_counts(model.process, t, 0.0).all()) is wanted

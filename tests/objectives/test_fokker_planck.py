@@ -47,12 +47,12 @@ def test_an_exact_density_costs_nothing(process):
 class Shifted(torch.nn.Module):
     """A log-density plus a function of time."""
 
-    def __init__(self, model, slope):
+    def __init__(self, model, slope, power=1):
         super().__init__()
-        self.model, self.slope, self.process = model, slope, model.process
+        self.model, self.slope, self.power, self.process = model, slope, power, model.process
 
     def log_density(self, x, t):
-        return self.model.log_density(x, t) + self.slope * t
+        return self.model.log_density(x, t) + self.slope * t**self.power
 
 
 def test_a_constant_of_time_costs_its_slope_squared_and_nothing_where_centred():
@@ -60,6 +60,10 @@ def test_a_constant_of_time_costs_its_slope_squared_and_nothing_where_centred():
     torch.testing.assert_close(term(model, first=0.02), torch.tensor(9.0), rtol=1e-9, atol=0)
     assert term(model, first=0.02, centred=True, times=16) < 1e-15
     assert float(term(model, first=0.02, weight=2.0).detach()) == pytest.approx(18.0)
+    bent = Shifted(mixture(OU), 3.0, power=2)  # its residual 6 t differs between times: each has its own mean
+    assert (
+        float(term(bent, first=0.02).detach()) > 1 and term(bent, first=0.02, centred=True, times=16) < 1e-15
+    )
 
 
 def test_its_gradient_reaches_the_weights_through_two_derivatives():
