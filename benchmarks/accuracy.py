@@ -55,7 +55,7 @@ class Problem(NamedTuple):
     y: Tensor
     draws: Tensor
     fields: dict[str, Tensor]
-    order: int | None = None  # what `orn.sample` takes for trained networks, or the default
+    trained: bool = False  # whether the denoiser is a network
 
     def time(self, level: float) -> float:
         """When sigma / alpha is `level`."""
@@ -96,7 +96,7 @@ def learned(name: str, samples: int) -> Problem:
         samples, *model.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
     label = torch.arange(samples) % len(training.fields["label"].unique())
-    return Problem(f"{name} model", model, HIGH * noise, draws.double(), {"label": label}, order=2)
+    return Problem(f"{name} model", model, HIGH * noise, draws.double(), {"label": label}, trained=True)
 
 
 def reference(problem: Problem, steps: int = FINE) -> dict[bool, Tensor]:
@@ -142,7 +142,7 @@ def raced(problem: Problem, truth: dict[bool, Tensor], calls: int, cells: Iterab
 def compared(problem: Problem, truth: dict[bool, Tensor], calls: int, fit: GaussianFit) -> dict[str, Any]:
     """Ours and the best peers, from their own start and from ours."""
     process = problem.model.process
-    sampler = best(calls, process, fit, order=problem.order)
+    sampler = best(calls, process, fit, trained=problem.trained)
     grid = sampler.grid
     assert isinstance(grid, TimeGrid)
     start = problem.time(HIGH)

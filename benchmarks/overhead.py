@@ -1,6 +1,6 @@
 """What a solver step costs beside k-diffusion, azula and diffusers when the denoiser costs nothing.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.overhead [--rounds N] [--steps N] [--json FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks.overhead [--rounds N] [--steps N] [--json FILE] [--tables FILE]
 
 A run is a whole call of the sampler; times are divided by its evaluations of the denoiser. The measure is a plain
 multiply-add `a * x + b * y` of two states, which no step can do without. Everyone has a turn of at least 5 ms in every
@@ -193,31 +193,37 @@ def comparable(ours: str, theirs: str) -> bool:
 
 
 def table(result: dict[str, Any]) -> str:
-    shape = "x".join(map(str, result["shape"]))
+    """One line a method: microseconds an evaluation of everyone who has it, ours in multiply-adds and beside them."""
+    found = {(r["library"], r["name"]): r for r in result["rows"]}
     head = (
-        "method",
-        "library",
         "µs an evaluation",
-        "multiply-adds",
-        "share of the leanest peer",
-        "page faults",
+        "ornstein",
+        *PEERS,
+        "in multiply-adds",
+        "share of the leanest peer of its kind",
     )
-    rows = sorted(result["rows"], key=lambda r: (r["name"], r["microseconds"].median))
-    lines = [f"\n### {shape}\n", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *map(line, rows)]
+    lines = [
+        f"\n### {'x'.join(map(str, result['shape']))}\n",
+        f"| {' | '.join(head)} |",
+        "|---" * len(head) + "|",
+    ]
+    for name in dict.fromkeys(name for _, name in found):
+        times = [found.get((library, name)) for library in ("ornstein", *PEERS)]
+        own = times[0] or found.get(("torch", name))
+        cells = [f"{r['microseconds'].median:.0f}" if r else "" for r in times]
+        if own and not times[0]:
+            cells[0] = f"({own['microseconds'].median:.0f})"  # torch's own
+        cells += [f"{own['multiply_adds'].median:.2f}", share(own)] if own else ["", ""]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, *(f"\n{name} is left out: {why}" for name, why in result["missing"].items())])
 
 
-def line(r: dict[str, Any]) -> str:
-    share = max((ratio.median, f"of {peer}") for peer, ratio in r["beside"].items()) if r["beside"] else None
-    cells = (
-        r["name"],
-        r["library"],
-        f"{r['microseconds']:.1f}",
-        f"{r['multiply_adds'].median:.2f}",
-        f"{share[0]:.2f} {share[1]}" if share else "",
-        f"{r['page_faults']:.1f}",
-    )
-    return f"| {' | '.join(cells)} |"
+def share(r: dict[str, Any] | None) -> str:
+    """Of the peer of the same order and calls a step that costs least."""
+    if not r or not r["beside"]:
+        return ""
+    most, peer = max((ratio.median, peer) for peer, ratio in r["beside"].items())
+    return f"{most:.2f} of {peer}"
 
 
 def verdicts(result: dict[str, Any]) -> list[str]:
@@ -248,6 +254,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=40, help="turns of every contestant (default 40)")
     parser.add_argument("--steps", type=int, default=20, help="steps a run (default 20)")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
+    parser.add_argument("--tables", type=Path, help="write the tables and verdicts to this Markdown file")
     return parser.parse_args()
 
 
@@ -257,7 +264,10 @@ def main() -> None:
     about = machine(PACKAGES)
     print(about)
     results = [measured(shape, options.steps, options.rounds) for shape in SHAPES]
-    print(*map(table, results), "", *itertools.chain.from_iterable(map(verdicts, results)), sep="\n")
+    lines = [*map(table, results), "", *(f"- {line}" for r in results for line in verdicts(r))]
+    print(*lines, sep="\n")
+    if options.tables:
+        options.tables.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if options.json:
         record = {**about, "steps": options.steps, "rounds": options.rounds, "results": results}
         options.json.write_text(json.dumps(record, indent=1, default=asdict), encoding="utf-8")

@@ -20,7 +20,7 @@ from ornstein.core import AffineProcess, Process, Row, Solver, TimeGrid
 
 from .ancestral import refuse_from_data, refuse_upwards
 from .exponential import Span, spans, weights
-from .multistep import _sum, unbent
+from .multistep import _sum, as_made, unbent
 
 __all__ = ["SASolver", "SDEDPMSolverPP"]
 
@@ -65,8 +65,9 @@ class SDEDPMSolverPP(Solver):
         if variant not in ("midpoint", "taylor"):
             raise ValueError(f"variant: expected 'midpoint' or 'taylor', got {variant!r}")
         self.stochasticity = _checked(stochasticity)
-        self.order, self.variant, self.history = order, variant, order - 1
+        self.calls, self.variant, self.history = order, variant, order - 1
         self.stochastic, self.reverses = stochasticity > 0, order == 1 and stochasticity == 1
+        self.order = min(order, 2) if self.stochastic or variant == "midpoint" else order
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
         """One row a step; order 1 at an end of infinite log-SNR, and until there are calls enough."""
@@ -74,7 +75,7 @@ class SDEDPMSolverPP(Solver):
         refuse_upwards(self, grid)
         refuse_from_data(self, process, grid)
         rows = []
-        for span in spans(self, process, grid, self.order):
+        for span in spans(self, process, grid, self.calls):
             row = Row.of(span.t, span.s, process.step(span.t, span.s, self.stochasticity))
             on = self._weights(process.at(span.s).alpha, span) if len(span.nodes) > 1 else [row.b]
             rows.append(row._replace(b=on[0], past=tuple(on[1:])))
@@ -83,14 +84,18 @@ class SDEDPMSolverPP(Solver):
     def _weights(self, alpha: Any, span: Span) -> list[Any]:
         """Weights of the calls, newest first."""
         exact = _integrated(alpha, span, self.stochasticity, span.nodes)
-        if self.variant == "taylor" or len(span.nodes) < self.order:
+        if self.variant == "taylor" or len(span.nodes) < self.calls:
             return exact
-        if self.order == 3:
+        if self.calls == 3:
             curve = 0.5 * alpha * moment(span, self.stochasticity, 2) * span.length**2
             return unbent(exact, span.nodes, curve)
         whole = sum(exact)
         share = 0.5 * whole * span.length / (span.nodes[0] - span.nodes[1])
         return [whole + share, -share]
+
+    def __repr__(self) -> str:
+        """As it was made: `order` is the polynomial's, from which the measured one may differ."""
+        return as_made(self)
 
 
 class SASolver(Solver):

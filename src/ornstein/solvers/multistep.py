@@ -128,7 +128,12 @@ class ExponentialAdams(Solver):
 
     def __repr__(self) -> str:
         """As it was made: `order` is the polynomial's, from which the measured one may differ."""
-        return super().__repr__().replace(f"order={self.order}", f"order={self.calls}")
+        return as_made(self)
+
+
+def as_made(solver: Any) -> str:
+    """The solver with its polynomial's order in place of the measured one."""
+    return Solver.__repr__(solver).replace(f"order={solver.order}", f"order={solver.calls}")
 
 
 class DPMSolverPP(ExponentialAdams):
