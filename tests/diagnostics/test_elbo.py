@@ -140,3 +140,11 @@ def test_at_the_mean_of_a_unit_gaussian_chance_is_removed():
     assert float(limit.parts["diffusion"].std()) < 1e-3  # without the control 0.25
     few = elbo(truth, x, steps=4, repeats=1)
     assert float(few.parts["reconstruction"].std()) < 1e-4  # without it 1.2
+
+
+def test_what_is_not_steps_or_a_lattice_is_refused():
+    truth = mixture(VariancePreserving())
+    with pytest.raises(ValueError, match="steps: expected an integer of at least 1, or None, got 0"):
+        elbo(truth, data(truth, 2), steps=0)
+    with pytest.raises(TypeError, match="quantised: expected a Quantised lattice"):
+        elbo(truth, data(truth, 2), quantised=17)

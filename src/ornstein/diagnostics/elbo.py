@@ -72,7 +72,7 @@ def elbo(
     Raises:
         ValueError: the denoiser estimates a velocity, or the process has no limit of many steps or no density.
     """
-    _check(denoiser, steps is None and grid is None, repeats, points, level)
+    _check(denoiser, steps, grid, repeats, points, level)
     check_shape(denoiser, x, "x")
     given = condition_of(denoiser, x, condition, fields)
     rows = grid or (_rows(denoiser.process, steps, level) if steps is not None else None)
@@ -93,17 +93,21 @@ def elbo(
     return Likelihood(nats, error, {k: v.mean(0) for k, v in parts.items()}, calls, size)
 
 
-def _check(denoiser: Denoiser, limit: bool, repeats: int, points: int, level: float) -> None:
+def _check(
+    denoiser: Denoiser, steps: Any, grid: TimeGrid | None, repeats: int, points: int, level: float
+) -> None:
     if denoiser.estimates != "posterior":
         raise ValueError(
             f"elbo: {type(denoiser).__name__} estimates a {denoiser.estimates} (it was trained under a dependent "
             "coupling), not a posterior, so its ancestral steps have no such bound; log_likelihood's flow has a density"
         )
     process = denoiser.process
-    if limit and not isinstance(process, AffineProcess):
+    if steps is None and grid is None and not isinstance(process, AffineProcess):
         raise ValueError(
             f"elbo: the limit of many steps needs an affine process, got {process!r}; give steps="
         )
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"steps: expected an integer of at least 1, or None, got {steps!r}")
     if min(repeats, points) < 1 or not level > 0:
         raise ValueError(
             f"repeats, points, level: expected at least 1, 1 and above 0; got {repeats}, {points}, {level}"

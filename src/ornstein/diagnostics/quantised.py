@@ -60,5 +60,7 @@ def dequantised(quantised: Quantised | None, x: Tensor, noise: Noise) -> tuple[T
     """x + u and the log-volume to add (B,), or x itself and 0 for data that have a density."""
     if quantised is None:
         return x, x.new_zeros(len(x))
+    if not isinstance(quantised, Quantised):
+        raise TypeError(f"quantised: expected a Quantised lattice, such as Quantised(256), got {quantised!r}")
     volume = x[0].numel() * math.log(quantised.width)
     return quantised.draw(x, noise), x.new_full((len(x),), volume)

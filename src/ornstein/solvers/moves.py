@@ -119,6 +119,8 @@ def churned(
         raise ValueError(f"churn: expected a number >= 0, got {churn}")
     if not isinstance(process, AffineProcess):
         raise ValueError(f"churned: needs an affine process, got {type(process).__name__}")
+    if not isinstance(grid, TimeGrid):
+        raise TypeError(f"grid: expected a TimeGrid, such as TimeGrid.karras(18, process), got {grid!r}")
     if any(not isinstance(row.t, float) for row in grid):
         raise ValueError("churned: needs a grid of one time for all rows and entries")
     up, gamma = Churn(noise), min(churn / len(grid), math.sqrt(2) - 1)

@@ -112,8 +112,11 @@ def interpolate(
     Raises:
         ValueError: frames of two shapes.
     """
-    if previous.shape != following.shape:
-        raise ValueError(f"following: shape {tuple(following.shape)}, previous has {tuple(previous.shape)}")
+    if previous.ndim != 4 or previous.shape != following.shape:
+        raise ValueError(
+            "previous, following: expected two tensors of one shape (B, C, H, W), got "
+            f"{tuple(previous.shape)} and {tuple(following.shape)}"
+        )
     given = {k: v.repeat(n, 1, 1, 1) for k, v in zip(SIDES, (previous, following), strict=True)}
     found = Sampler(Ancestral(), steps, "uniform")(model, n * len(previous), seed=seed, **given)
     frame: Tensor = found["next"] if isinstance(found, dict) else found  # the side that the paper shows
