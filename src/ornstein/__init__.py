@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 # Names are loaded when first asked for, so that `import ornstein` costs no more than torch.
 _ROOMS = (
+    "adapters",
     "alignment",
     "conditions",
     "core",

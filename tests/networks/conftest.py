@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ornstein.core import Condition, Tree, select, tree_map
-from ornstein.networks import JointUNet, SequenceTransformer, UNet
+from ornstein.networks import BlockwiseTransformer, JointUNet, SequenceTransformer, Transformer, UNet
 
 LABELS = 5
 
@@ -62,12 +62,26 @@ def joint() -> Case:
     return Case(network, x, {"image": torch.randn(4), "label": torch.randn(4)}, labels())
 
 
+def patches(*size: int, **options: Any) -> Case:
+    network = Transformer(2, dims=len(size), depth=2, heads=2, labels=LABELS, **{"width": 16, **options})
+    return Case(network, torch.randn(4, 2, *size), torch.randn(4), labels())
+
+
+def blocks() -> Case:
+    network = BlockwiseTransformer(2, (4, 6), grid=(2, 3), width=16, depth=2, heads=2, labels=LABELS)
+    return Case(network, torch.randn(4, 2, 4, 6), torch.randn(4), labels())
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "signal": lambda: unet(13, attention=(0,)),
     "image": lambda: unet(6, 7, attention=(1,), out_channels=3, blocks=2),
     "volume": lambda: unet(3, 4, 5),
     "sequence": transformer,
     "joint": joint,
+    "patched signal": lambda: patches(7, patch=3, qk_norm=True),
+    "patched image": lambda: patches(5, 6, skips=True, hidden=24),
+    "patched volume": lambda: patches(2, 3, 4, patch=(1, 2, 2), width=24, out_channels=1),
+    "blocks": blocks,
 }
 
 

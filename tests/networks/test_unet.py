@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from ornstein.core import Condition
 from ornstein.networks import ResidualBlock, SpatialAttention, UNet
 
 
@@ -113,6 +114,20 @@ def test_spatial_attention_starts_as_the_identity_and_has_no_positions(wake):
     assert not torch.allclose(expected, shuffled)
 
 
+def test_a_text_is_read_where_there_is_attention(wake):
+    network = wake(UNet(1, width=8, multipliers=(1, 2), attention=(1,), text=3).double())
+    assert network.fields == {"text"}
+    x, level = torch.randn(2, 1, 5, 4).double(), torch.zeros(2).double()
+    text, present = torch.randn(2, 6, 3).double(), {"text": torch.tensor([True, False])}
+    shown = torch.arange(6)[None].expand(2, -1) < 4
+    given = {"tokens": text, "mask": shown}
+    missing, read = (network(x, level, v) for v in (None, Condition({"text": given}, present)))
+    assert torch.allclose(missing[1], read[1], atol=1e-12)
+    assert not torch.allclose(missing[0], read[0], atol=1e-4)
+    hidden = {"tokens": torch.where(shown[..., None], text, 7.0), "mask": shown}
+    assert torch.equal(network(x, level, Condition({"text": hidden}, present)), read)
+
+
 def test_dropout_acts_in_training_only(wake):
     network = wake(UNet(1, width=8, dropout=0.5))
     x, level = torch.randn(2, 1, 8, 8), torch.zeros(2)
@@ -138,6 +153,7 @@ def test_the_recommended_network_for_digits_is_small():
         ({"labels": 0}, "labels: expected .* got 0"),
         ({"channels": 0}, "channels: expected .* got 0"),
         ({"dropout": 1.5}, "dropout"),
+        ({"text": 3}, "text: is read where there is attention"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):

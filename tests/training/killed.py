@@ -27,10 +27,10 @@ LONGEST = 0.5  # seconds before a kill
 # what several processes are compared by; dropout is the one thing that knows the process and would differ
 SHARED = {
     "dropout": 0.0,
-    "steps": 6,
-    "report_every": 3,
-    "checkpoint_every": 3,
-    "evaluate_every": 3,
+    "steps": 8,
+    "report_every": 2,
+    "checkpoint_every": 3,  # within a report's window, so that half a window is kept and goes on
+    "evaluate_every": 4,
     "sample_every": 0,
 }
 

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from killed import SHARED
-
-from ornstein.denoisers.files import load_model
 
 HERE = Path(__file__).parent
 COMPARED = (
@@ -96,15 +93,3 @@ def test_other_values_are_refused_and_nothing_is_written(tmp_path, train) -> Non
     with pytest.raises(ValueError, match="not empty"):
         train(tmp_path, steps=12, resume=False)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
-
-
-def test_two_processes_equal_one(tmp_path, train) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [str(HERE / "shared.py"), str(tmp_path / "two")]
-    run = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, timeout=120)
-    assert run.returncode == 0, run.stderr
-    train(tmp_path / "one", **SHARED)
-    for weights in ("ema", "raw"):
-        one, two = (load_model(tmp_path / name, weights) for name in ("one", "two"))
-        for ours, theirs in zip(one.parameters(), two.parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

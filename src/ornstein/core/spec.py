@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 __all__ = ["Module", "build", "suggest"]
 
-ROOMS = ("processes", "spaces", "networks", "denoisers", "objectives")
+ROOMS = ("processes", "spaces", "networks", "denoisers", "objectives", "adapters", "conditions")
 
 
 def suggest(name: str, known: Iterable[str], what: str) -> str:

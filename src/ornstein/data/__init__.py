@@ -11,12 +11,15 @@ from .fashion import fashion_mnist
 from .folder import image_folder
 from .frames import frames
 from .hub import hub_dataset
+from .land import LAND, LandMaps, land, land_maps, land_patches
 from .load import load
 from .words import decode_words, encode_words, words
 
 __all__ = [
+    "LAND",
     "Batches",
     "Dataset",
+    "LandMaps",
     "LowResolution",
     "Masked",
     "Noisy",
@@ -33,6 +36,9 @@ __all__ = [
     "frames",
     "hub_dataset",
     "image_folder",
+    "land",
+    "land_maps",
+    "land_patches",
     "load",
     "super_resolution",
     "words",

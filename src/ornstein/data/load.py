@@ -19,6 +19,7 @@ from .fashion import fashion_mnist
 from .folder import image_folder
 from .frames import frames
 from .hub import hub_dataset, is_hub_layout
+from .land import land
 from .plane import plane
 from .words import words
 
@@ -29,6 +30,7 @@ BUILT_IN: dict[str, Callable[..., Dataset]] = {
     "digits-joint": digits_joint,
     "fashion-mnist": fashion_mnist,
     "frames": frames,
+    "land": land,
     "super-resolution": super_resolution,
     "plane": plane,
     "words": words,
@@ -40,7 +42,7 @@ def load(name: str | os.PathLike[str], **options: Any) -> Dataset:
     """The data set of that name.
 
     Args:
-        name: "digits", "digits-joint", "fashion-mnist", "frames", "super-resolution" or "words"; a .npy or .npz
+        name: "digits", "digits-joint", "fashion-mnist", "frames", "land", "super-resolution" or "words"; a .npy or .npz
             file; a folder of images, with classes as subfolders; a Hugging Face data set id "owner/name", or a local
             folder in its layout (parquet, arrow). A path that exists comes before a data set id.
         **options: those of the loader: `fashion_mnist`, `frames`, `super_resolution`, `words`, `array_file`,

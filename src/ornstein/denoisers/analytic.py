@@ -109,6 +109,11 @@ class MixtureDenoiser(Denoiser):
         _, turned, spread = self._turned(x, t, condition)
         return self._log_joint(turned, spread, condition).logsumexp(-1)
 
+    def whitened(self, x: Tree, t: Time, condition: Condition | None = None) -> tuple[Tensor, Tensor]:
+        """(alpha^2 C_k + sigma^2)^-1 (u - alpha m_k) of each component, (B, K, D), and responsibilities (B, K)."""
+        _, turned, spread = self._turned(x, t, condition)
+        return self._back(turned / spread), self._log_joint(turned, spread, condition).softmax(-1)
+
     def sample_data(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws of the data themselves, (n, *event)."""
         which = torch.multinomial(self.log_weights.exp(), n, True, generator=generator)

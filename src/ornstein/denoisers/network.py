@@ -89,9 +89,21 @@ class NetworkDenoiser(Denoiser):
         condition = condition.at(t) if condition is not None else None
         n, like = batch_size(x), self._example()
         level = tree_map(lambda c: _level(c, n, like), self.process.clock(t))
-        output = self.network(self._input(self.process, x, t), level, condition)
-        output = tree_map(lambda v: v.to(like.dtype), output)  # coefficients lose digits in half precision
-        return self._posterior(self.process, x, t, output, condition)
+        output, heads = self._output(self._input(self.process, x, t), level, condition)
+        posterior = self._posterior(self.process, x, t, output, condition)
+        posterior.heads = heads
+        return posterior
+
+    def _output(self, *given: Any, **options: Any) -> tuple[Tree, dict[str, Any] | None]:
+        """The network's output, and in training the losses that its parts report, as the head "losses"."""
+        collect: dict[str, list[Tensor]] = {}
+        reports = self.training and getattr(self.network, "reports", False)
+        output = self.network(*given, **options, **({"collect": collect} if reports else {}))
+        dtype = self._example().dtype  # coefficients lose digits in half precision
+        heads = (
+            {"losses": {"balance": torch.stack(collect["balance"]).sum()}} if "balance" in collect else None
+        )
+        return tree_map(lambda v: v.to(dtype), output), heads
 
     def many(
         self, x: Tree, t: Time, conditions: Sequence[Condition | None], step: Step | None = None

@@ -4,6 +4,7 @@ from .adaptive import AdaptiveGuidance
 from .clamp import Clamp
 from .classifier_free import ClassifierFree
 from .gradient import ClassifierGradient, RewardGradient
+from .joint_separate import JointSeparate
 from .linear_adaptive import (
     GuidanceTrajectories,
     LinearAdaptiveGuidance,
@@ -13,6 +14,7 @@ from .linear_adaptive import (
 )
 from .policy import GuidancePolicy, PolicySearch, search_policy
 from .superposition import Superposition
+from .tiled import Tiled
 
 __all__ = [
     "AdaptiveGuidance",
@@ -21,10 +23,12 @@ __all__ = [
     "ClassifierGradient",
     "GuidancePolicy",
     "GuidanceTrajectories",
+    "JointSeparate",
     "LinearAdaptiveGuidance",
     "PolicySearch",
     "RewardGradient",
     "Superposition",
+    "Tiled",
     "fit_linear_guidance",
     "linear_guidance_residuals",
     "record_guidance",

@@ -9,6 +9,7 @@ from .estimate import Estimate, bootstrap, wilson
 from .neighbours import MemorisationReport, nearest_training_distance
 from .restoration import feature_distance, psnr, ssim
 from .strings import WordScore, word_score
+from .subspace import subspace_distance
 
 __all__ = [
     "Estimate",
@@ -27,6 +28,7 @@ __all__ = [
     "save_classifier",
     "sliced_wasserstein",
     "ssim",
+    "subspace_distance",
     "train_classifier",
     "wilson",
     "word_score",

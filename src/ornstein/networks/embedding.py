@@ -12,7 +12,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from ornstein.core import Condition
 
-__all__ = ["Conditioning", "LabelEmbedding", "LevelEmbedding", "TokenEmbedding", "sinusoid"]
+__all__ = ["Conditioning", "LabelEmbedding", "LevelEmbedding", "TextTokens", "TokenEmbedding", "sinusoid"]
 
 LEVEL_LIMIT = 20.0
 SLOWEST, FASTEST = 0.1, 5.0  # radians a unit of level
@@ -101,6 +101,44 @@ class LabelEmbedding(nn.Module):
             return self.null.expand(batch, -1)
         present = condition.present["label"]
         return torch.where(present[:, None], self.table(condition["label"]), self.null)
+
+
+class TextTokens(nn.Module):
+    """Tokens of a text (or of anything that comes as a sequence of vectors) for attention, with one learned token
+    for "no text".
+
+    Row i holds `condition["text"][i]` through a linear layer where `condition.present["text"][i]`, and the null token
+    elsewhere. The field is (B, S, features), or {"tokens": (B, S, features), "mask": (B, S)} where texts differ in
+    length.
+
+    Args:
+        features: of a token as it is given.
+        width: of a token as it leaves.
+    """
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.features = features
+        self.inner = nn.Linear(features, width)
+        self.null = nn.Parameter(torch.randn(width))
+
+    def forward(self, condition: Condition | None, batch: int) -> tuple[Tensor, Tensor | None]:
+        """Tokens (B, S, width) and their mask (B, S), or None; S is 1 without a text.
+
+        A row without a text shows one token, however long the other rows' texts are.
+
+        Raises:
+            ValueError: vectors of another length.
+        """
+        if condition is None or "text" not in condition:
+            return self.null.expand(batch, 1, -1), None
+        given, present = condition["text"], condition.present["text"][:, None]
+        given, shown = (given["tokens"], given["mask"]) if isinstance(given, dict) else (given, None)
+        if given.ndim != 3 or given.shape[-1] != self.features:
+            raise ValueError(f"text: expected (B, S, {self.features}), got {tuple(given.shape)}")
+        tokens = torch.where(present[..., None], self.inner(given.to(self.null.dtype)), self.null)
+        first = torch.arange(given.shape[1], device=present.device) == 0
+        return tokens, torch.where(present, torch.ones_like(present) if shown is None else shown, first)
 
 
 class Conditioning(nn.Module):

@@ -1,8 +1,9 @@
-"""The transformer block, and a transformer over sequences of tokens."""
+"""Transformers: over sequences of tokens, and over signals, images and volumes cut into patches."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -10,72 +11,58 @@ from torch import Tensor, nn
 
 from ornstein.core import Module
 
-from .attention import SelfAttention
+from .block import MLP, Block, JointBlock, modulate
 from .checks import check_level, check_positive
-from .embedding import Conditioning, TokenEmbedding
+from .embedding import Conditioning, TextTokens, TokenEmbedding
+from .experts import MoE, SwiGLU
+from .patches import from_patches, per_axis, to_patches
+from .rotary import base_for, grid_positions, waves
 from .unet import zeroed
 
 if TYPE_CHECKING:
     from ornstein.core import Condition
 
-__all__ = ["MLP", "Block", "SequenceTransformer", "modulate"]
+__all__ = ["MLP", "Block", "SequenceTransformer", "Tower", "Transformer", "feed_forward", "modulate"]
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """(1 + scale) LayerNorm(x) + shift, the norm without parameters of its own."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+def feed_forward(width: int, hidden: int | None, experts: dict[str, Any] | None) -> nn.Module:
+    """A block's ffn: an `MoE` with the options `experts`, else a `SwiGLU` of `hidden` features, else an `MLP`."""
+    if experts is not None:
+        return MoE(width, hidden=hidden, **experts)
+    return MLP(width) if hidden is None else SwiGLU(width, hidden)
 
 
-class MLP(nn.Sequential):
-    """W_2 gelu(W_1 x), tokens to tokens, with `ratio` times as many hidden units."""
-
-    def __init__(self, width: int, ratio: int = 4) -> None:
-        super().__init__(nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width))
-
-
-class Block(nn.Module):
-    """One transformer block, modulated by conditioning vectors (adaLN-Zero).
-
-        x <- x + gate_1 attention(modulate(x, shift_1, scale_1))
-        x <- x + gate_2 ffn(modulate(x, shift_2, scale_2)),
-
-    the six vectors being a linear map of silu(c) that starts at zero, so that the block starts as the
-    identity. The driver owns the order of blocks and may change c between them. Peebles and Xie,
-    "Scalable Diffusion Models with Transformers", 2023 (arXiv 2212.09748).
-
-    Args:
-        width: features of a token.
-        heads: attention heads, a divisor of `width`.
-        conditioning: features of a conditioning vector.
-        ffn: tokens (B, L, width) to the same; a dense `MLP` if None.
+class Tower(Module):
+    """What transformers share: blocks, which the driver calls one after the other, and a modulated last layer that
+    starts at zero. The blocks are `blocks.0`, `blocks.1`, ...: names to attach hooks to.
     """
 
-    def __init__(self, width: int, heads: int, conditioning: int, ffn: nn.Module | None = None) -> None:
-        super().__init__()
-        self.modulation = zeroed(nn.Linear(conditioning, 6 * width))
-        self.attention = SelfAttention(width, heads)
-        self.ffn = MLP(width) if ffn is None else ffn
+    blocks: nn.ModuleList
+    conditioning: Conditioning
 
-    def forward(
-        self, x: Tensor, c: Tensor, *, groups: Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Tokens to tokens.
+    def _stack(self, blocks: Sequence[nn.Module], width: int, outputs: int) -> None:
+        self.blocks = nn.ModuleList(blocks)
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.out = zeroed(nn.Linear(width, outputs))
 
-        Args:
-            x: (B, L, width).
-            c: (B, G, conditioning). Without `groups`, G is 1 (one vector for all tokens) or L.
-            groups: (L,) which of the G vectors modulates each token.
-            mask: what `SelfAttention` takes.
-        """
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the condition fields that it reads."""
+        return self.conditioning.fields
+
+    @property
+    def reports(self) -> bool:
+        """Whether its parts report losses, so that it takes `collect`."""
+        return any(getattr(module, "reports", False) for block in self.blocks for module in block.modules())
+
+    def head(self, h: Tensor, c: Tensor, groups: Tensor | None = None) -> Tensor:
+        """The last layer: tokens (B, L, width) and vectors (B, G, width) to (B, L, outputs)."""
         vectors = self.modulation(F.silu(c))
-        if groups is not None:
-            vectors = vectors[:, groups]
-        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = vectors.chunk(6, dim=-1)
-        x = torch.addcmul(x, gate_1, self.attention(modulate(x, shift_1, scale_1), mask))
-        return torch.addcmul(x, gate_2, self.ffn(modulate(x, shift_2, scale_2)))
+        shift, scale = (vectors if groups is None else vectors[:, groups]).chunk(2, dim=-1)
+        return self.out(modulate(h, shift, scale))
 
 
-class SequenceTransformer(Module):
+class SequenceTransformer(Tower):
     """A bidirectional transformer from token sequences to logits, one row of `outputs` a position.
 
     The blocks are `blocks.0`, `blocks.1`, ...: names to attach hooks to. Positions are learned vectors. The
@@ -112,14 +99,7 @@ class SequenceTransformer(Module):
         self.tokens = TokenEmbedding(vocabulary, width)
         self.positions = nn.Parameter(torch.randn(length, width))
         self.conditioning = Conditioning(width, labels)
-        self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))
-        self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.out = zeroed(nn.Linear(width, outputs))
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """Names of the condition fields that it reads."""
-        return self.conditioning.fields
+        self._stack([Block(width, heads, width) for _ in range(depth)], width, outputs)
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """Logits (B, L, outputs).
@@ -135,8 +115,7 @@ class SequenceTransformer(Module):
         h = self.tokens(x) + self.positions[: x.shape[1]]
         for block in self.blocks:
             h = block(h, c)
-        shift, scale = self.modulation(F.silu(c)).chunk(2, dim=-1)
-        return self.out(modulate(h, shift, scale))
+        return self.head(h, c)
 
     def _check(self, x: Tensor) -> None:
         length = len(self.positions)
@@ -145,3 +124,138 @@ class SequenceTransformer(Module):
                 f"x: expected ids (B, L) or soft rows (B, L, {self.tokens.num_embeddings}) with L at most "
                 f"{length}, got {x.dtype} of shape {tuple(x.shape)}"
             )
+
+
+class Transformer(Tower):
+    """A transformer over signals, images or volumes of any size, cut into patches: DiT (Peebles and Xie 2023,
+    2212.09748), with what later networks add as options.
+
+    Positions enter as waves added to the patches and as rotations of queries and keys, for any size; a size that is no
+    multiple of the patch is filled up and cut again. The output layer starts at zero. All blocks are `blocks.i`.
+
+    Args:
+        channels: channels of the input.
+        dims: 1 for (B, C, L), 2 for (B, C, H, W), 3 for (B, C, D, H, W).
+        patch: points along each axis of a patch; a number for all axes or one for each.
+        width: features of a token.
+        depth: number of blocks.
+        heads: attention heads, a divisor of `width`.
+        labels: number of class labels, or None. With labels it reads `condition["label"]`.
+        out_channels: channels of the output; `channels` if None.
+        hidden: features inside the feed-forward networks, which are then `SwiGLU`; an `MLP` of 4 width if None.
+        experts: options of `MoE`, which then takes their place (Fei et al. 2024, 2407.11633): experts, chosen,
+            shared, renormalise, balance.
+        skips: whether the first half of the blocks is joined to the second as in U-ViT (Bao et al. 2022, 2209.12152):
+            h <- W [h, skip] before a block.
+        text: features of a text's tokens, or None. With them it reads `condition["text"]`, see `TextTokens`.
+        joint: whether the text is a stream of its own that takes part in attention (`JointBlock`), in place of being
+            read by cross attention.
+        qk_norm: whether queries and keys are normed.
+        size: a usual size of the input, for the frequencies of rotations; 32 patches along each axis if None.
+
+    Raises:
+        ValueError: an argument out of range, or an input that does not fit.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dims: int = 2,
+        patch: int | Sequence[int] = 2,
+        width: int = 128,
+        depth: int = 6,
+        heads: int = 4,
+        labels: int | None = None,
+        out_channels: int | None = None,
+        hidden: int | None = None,
+        experts: dict[str, Any] | None = None,
+        skips: bool = False,
+        text: int | None = None,
+        joint: bool = False,
+        qk_norm: bool = False,
+        size: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive(channels=channels, width=width, depth=depth, heads=heads, labels=labels)
+        check_positive(out_channels=out_channels, hidden=hidden, text=text)
+        if dims not in (1, 2, 3):
+            raise ValueError(f"dims: expected 1, 2 or 3, got {dims!r}")
+        if joint and text is None:
+            raise ValueError("joint: needs a text; give the features of its tokens as `text`")
+        self.channels, self.dims, self.labels = channels, dims, labels
+        self.patch, out_channels = per_axis(patch, dims, "patch"), out_channels or channels
+        points = torch.Size(self.patch).numel()
+        extents = [32] * dims if size is None else [-(-n // p) for n, p in zip(size, self.patch, strict=True)]
+        self.stem = nn.Linear(channels * points, width)
+        self.conditioning = Conditioning(width, labels)
+        self.text = None if text is None else TextTokens(text, width)
+        options: dict[str, Any] = {"qk_norm": qk_norm, "bases": [base_for(n) for n in extents]}
+        if text is not None and not joint:
+            options["cross"] = width
+        kind = JointBlock if joint else Block
+        blocks = [
+            kind(width, heads, width, feed_forward(width, hidden, experts), **options) for _ in range(depth)
+        ]
+        self._stack(blocks, width, out_channels * points)
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2 if skips else 0))
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the condition fields that it reads."""
+        return self.conditioning.fields | ({"text"} if self.text is not None else frozenset())
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        condition: Condition | None = None,
+        partner: Tensor | None = None,
+        collect: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """(B, channels, ...) -> (B, out_channels, ...).
+
+        Args:
+            x: the state, of any size.
+            level: (B,) noise levels, about -10 to 10.
+            condition: fields named in `fields`.
+            partner: (B,) for rows that read each other, the row that is each row's partner: what the blocks' `joint`
+                attends to.
+            collect: gains what the blocks report by name, lists by layer: of an `MoE` "balance" and "routing".
+        """
+        self._check(x)
+        check_level(level, len(x))
+        patches, sizes = to_patches(x, self.patch)
+        positions = grid_positions(sizes, x.device)
+        h = self.stem(patches) + waves(positions, self.stem.out_features).to(patches)
+        h = self.run(h, self.conditioning(level, condition)[:, None], positions, condition, partner, collect)
+        return from_patches(h, self.patch, sizes, x.shape[2:])
+
+    def run(
+        self,
+        h: Tensor,
+        c: Tensor,
+        positions: Tensor,
+        condition: Condition | None = None,
+        partner: Tensor | None = None,
+        collect: dict[str, Any] | None = None,
+    ) -> Tensor:
+        """The blocks and the last layer: tokens (B, L, width) to (B, L, outputs), for vectors c (B, 1, width)."""
+        tokens, mask = (None, None) if self.text is None else self.text(condition, len(h))
+        options: dict[str, Any] = {"positions": positions, "tokens_mask": mask, "collect": collect}
+        kept: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            late = i - (len(self.blocks) - len(self.skips))  # the blocks that a skip leads into
+            if late >= 0:
+                h = self.skips[late](torch.cat([h, kept.pop()], dim=-1))
+            if isinstance(block, JointBlock):
+                h, tokens = block(h, c, tokens, **options)
+            else:
+                h = block(h, c, tokens=tokens, partner=partner, **options)
+            if i < len(self.skips):
+                kept.append(h)
+        return self.head(h, c)
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
+            axes = ", ".join(["B", str(self.channels), *"DHW"[3 - self.dims :]])
+            raise ValueError(f"x: expected shape ({axes}), got {tuple(x.shape)}")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ornstein.core import Module, suggest
 
-from .attention import SelfAttention
+from .attention import CrossAttention, SelfAttention
 from .checks import check_level, check_positive
-from .embedding import Conditioning
+from .embedding import Conditioning, TextTokens
 
 if TYPE_CHECKING:
     from ornstein.core import Condition
@@ -72,18 +72,31 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """x + self-attention among all positions of a map (B, width, ...); starts as the identity."""
+    """x + self-attention among all positions of a map (B, width, ...), and attention of those positions to a text's
+    tokens where there is one; starts as the identity.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        width: channels of the map.
+        text: features of the text's tokens, or None.
+    """
+
+    def __init__(self, width: int, text: int | None = None) -> None:
         super().__init__()
+        heads = math.gcd(max(1, width // HEAD_WIDTH), width)
         self.norm = group_norm(width)
-        self.attention = SelfAttention(width, math.gcd(max(1, width // HEAD_WIDTH), width))
+        self.attention = SelfAttention(width, heads)
         zeroed(self.attention.out)
+        self.cross = None if text is None else CrossAttention(width, heads, text)
+        if self.cross is not None:
+            zeroed(self.cross.out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, width, ...) to the same."""
+    def forward(self, x: Tensor, text: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
+        """(B, width, ...) to the same, for a text of tokens (B, S, features) and their mask (B, S)."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        return x + self.attention(tokens).transpose(1, 2).reshape(x.shape)
+        read = self.attention(tokens)
+        if self.cross is not None and text is not None:
+            read = read + self.cross(tokens, text[0], None if text[1] is None else text[1][:, None, None])
+        return x + read.transpose(1, 2).reshape(x.shape)
 
 
 class Skipped(nn.Module):
@@ -98,18 +111,26 @@ class Stage(nn.Module):
     """The residual blocks of one resolution, each followed by self-attention where the level has it."""
 
     def __init__(
-        self, width: int, blocks: int, attention: bool, conditioning: int, dims: int, dropout: float
+        self,
+        width: int,
+        blocks: int,
+        attention: bool,
+        conditioning: int,
+        dims: int,
+        dropout: float,
+        text: int | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(width, conditioning, dims, dropout) for _ in range(blocks))
         self.attention = nn.ModuleList(
-            SpatialAttention(width) if attention else nn.Identity() for _ in range(blocks)
+            SpatialAttention(width, text) if attention else nn.Identity() for _ in range(blocks)
         )
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor, text: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
         """(B, width, ...) and (B, conditioning) -> (B, width, ...)."""
         for block, attention in zip(self.blocks, self.attention, strict=True):
-            x = attention(block(x, c))
+            x = block(x, c)
+            x = attention(x, text) if isinstance(attention, SpatialAttention) else x
         return x
 
 
@@ -140,6 +161,8 @@ class UNet(Module):
             `condition["label"]`, ids (B,) or soft rows (B, labels); rows without one use a learned vector.
         out_channels: channels of the output; `channels` if None.
         dropout: share of activations dropped in training.
+        text: features of a text's tokens, or None. With them it reads `condition["text"]`, see `TextTokens`, where
+            there is attention.
 
     Raises:
         ValueError: an argument out of range, or an input that does not fit.
@@ -156,16 +179,20 @@ class UNet(Module):
         labels: int | None = None,
         out_channels: int | None = None,
         dropout: float = 0.0,
+        text: int | None = None,
     ) -> None:
         super().__init__()
         check_positive(channels=channels, width=width, multipliers=multipliers, blocks=blocks)
-        check_positive(labels=labels, out_channels=out_channels)
+        check_positive(labels=labels, out_channels=out_channels, text=text)
+        if text is not None and not attention:
+            raise ValueError("text: is read where there is attention, and `attention` names no level")
         _check_levels(dims, multipliers, attention)
         conv, widths = CONVOLUTIONS[dims], [width * m for m in multipliers]
         self.channels, self.dims, self.labels, self.features = channels, dims, labels, widths[-1]
         self.conditioning = Conditioning(4 * width, labels)
+        read = None if text is None else 4 * width
         down, up = (
-            [Stage(w, blocks, i in attention, 4 * width, dims, dropout) for i, w in enumerate(widths)]
+            [Stage(w, blocks, i in attention, 4 * width, dims, dropout, read) for i, w in enumerate(widths)]
             for _ in range(2)
         )
         self.stem = conv(channels, widths[0], 3, padding=1)
@@ -176,11 +203,12 @@ class UNet(Module):
         self.decoder = nn.ModuleList(reversed(up))
         self.norm = group_norm(widths[0])
         self.out = zeroed(conv(widths[0], out_channels or channels, 3, padding=1))
+        self.text = None if text is None else TextTokens(text, 4 * width)
 
     @property
     def fields(self) -> frozenset[str]:
         """Names of the condition fields that it reads."""
-        return self.conditioning.fields
+        return self.conditioning.fields | ({"text"} if self.text is not None else frozenset())
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
         """(B, channels, ...) -> (B, out_channels, ...).
@@ -191,7 +219,8 @@ class UNet(Module):
             condition: fields named in `fields`.
         """
         check_level(level, len(x))
-        return self.trunk(x, self.conditioning(level, condition))[0]
+        text = None if self.text is None else self.text(condition, len(x))
+        return self.trunk(x, self.conditioning(level, condition), text)[0]
 
     @property
     def residual_blocks(self) -> list[str]:
@@ -211,19 +240,21 @@ class UNet(Module):
             view = _replaced(view, name.split("."), Skipped())
         return view
 
-    def trunk(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def trunk(
+        self, x: Tensor, c: Tensor, text: tuple[Tensor, Tensor | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The output and the middle features (B, features, ...), given conditioning vectors (B, 4 width)."""
         if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
             axes = ", ".join(["B", str(self.channels), *"DHW"[3 - self.dims :]])
             raise ValueError(f"x: expected shape ({axes}), got {tuple(x.shape)}")
         c = F.silu(c)
-        skips = [x := self.encoder[0](self.stem(x), c)]
+        skips = [x := self.encoder[0](self.stem(x), c, text)]
         for down, stage in zip(self.down, self.encoder[1:], strict=True):
-            skips.append(x := stage(down(x), c))
-        x = middle = self.middle(skips.pop(), c)
+            skips.append(x := stage(down(x), c, text))
+        x = middle = self.middle(skips.pop(), c, text)
         for up, stage in zip(self.up, self.decoder, strict=True):
             skip = skips.pop()
-            x = stage(skip + F.interpolate(up(x), size=skip.shape[2:]), c)
+            x = stage(skip + F.interpolate(up(x), size=skip.shape[2:]), c, text)
         return self.out(F.silu(self.norm(x))), middle
 
 

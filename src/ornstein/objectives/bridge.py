@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ornstein.core import Noise, Process, Tree
+from ornstein.core import Noise, Process, Tree, leaves
 
 from .denoising import Denoising
 
@@ -39,5 +39,5 @@ class BridgeDenoising(Denoising):
 
     def times(self, process: Process, x_0: Tree, noise: Noise) -> Any:
         """One uniform time for all leaves of a sample, and 1 where a run begins."""
-        t = self._uniform_times(x_0, noise) / (1 - self.start)
+        t = self.sampler(process, leaves(x_0)[0], noise) / (1 - self.start)
         return torch.where(t < 1, t, 1.0)

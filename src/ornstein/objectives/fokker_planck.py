@@ -1,4 +1,4 @@
-"""The Fokker-Planck residual as a term of training, and how an objective takes such terms."""
+"""The Fokker-Planck residual as a term of training."""
 
 from __future__ import annotations
 
@@ -10,31 +10,7 @@ from torch import Tensor
 from ornstein.core import Losses, Noise, Objective
 from ornstein.processes.fokker_planck import log_density_residual
 
-__all__ = ["FokkerPlanck", "Regularised"]
-
-
-class Regularised(Objective):
-    """An objective plus terms that see the batch: losses.batch gains what each term adds.
-
-    Args:
-        objective: the loss of the data.
-        terms: {name: term}, where term(model, batch, noise) -> a scalar tensor, its weight included.
-
-    Raises:
-        ValueError: no terms.
-    """
-
-    def __init__(self, objective: Objective, terms: dict[str, Objective]) -> None:
-        super().__init__()
-        if not terms:
-            raise ValueError("terms: expected at least one, as {name: term}")
-        self.objective, self.terms = objective, dict(terms)
-
-    def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
-        """The losses of one batch."""
-        losses = self.objective(model, batch, noise)
-        added = {name: term(model, batch, noise.fold(name)) for name, term in self.terms.items()}
-        return losses._replace(batch={**losses.batch, **{k: v.total for k, v in added.items()}})
+__all__ = ["FokkerPlanck"]
 
 
 class FokkerPlanck(Objective):

@@ -9,6 +9,7 @@ from .affine import (
     VarianceExploding,
     VariancePreserving,
 )
+from .aggregated import Aggregated, Shifted
 from .bridge import BrownianBridge, ConsecutiveBridge
 from .discrete import Absorbing, DiscreteProcess, UniformNoise
 from .interpolant import Interpolant
@@ -24,6 +25,7 @@ __all__ = [
     "OUVE",
     "SDE",
     "Absorbing",
+    "Aggregated",
     "BrownianBridge",
     "ConsecutiveBridge",
     "DiscreteProcess",
@@ -35,6 +37,7 @@ __all__ = [
     "Points",
     "ProductProcess",
     "RectifiedFlow",
+    "Shifted",
     "SubVariancePreserving",
     "Tabulated",
     "Trigonometric",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ornstein.core import Noise, Space, suggest
 
-__all__ = ["ESTIMATORS", "divergence", "gradient", "probes_of"]
+__all__ = ["ESTIMATORS", "divergence", "gradient", "probes_of", "pulled"]
 
 Draw = Callable[[Space, Tensor, Noise, int], Tensor]
 
@@ -71,8 +71,8 @@ def _quadratic(value: Tensor, x: Tensor, directions: Tensor, create_graph: bool)
     """e^T (d value / d x) e for each direction, (M, B), in one sweep."""
     single = len(directions) == 1  # then nothing needs batching, which some networks do not allow
     vector = directions[0] if single else directions
-    pulled = _product(value, x, vector, create_graph, batched=not single)
-    return (directions * pulled).flatten(2).sum(2)
+    products = pulled(value, x, vector, create_graph, batched=not single)
+    return (directions * products).flatten(2).sum(2)
 
 
 def gradient(value: Tensor, x: Tensor, create_graph: bool = True) -> Tensor:
@@ -83,10 +83,14 @@ def gradient(value: Tensor, x: Tensor, create_graph: bool = True) -> Tensor:
     return torch.zeros_like(x) if found is None else found
 
 
-def _product(value: Tensor, x: Tensor, vector: Tensor, create_graph: bool, batched: bool) -> Tensor:
-    """vector^T d value / d x, zeros where value does not depend on x."""
+def pulled(value: Tensor, x: Tensor, vector: Tensor, create_graph: bool, batched: bool) -> Tensor:
+    """vector^T d value / d x, zeros where value does not depend on x; `batched`: vectors (M, B, ...), all in one sweep.
+
+    The graph of `value` is kept.
+    """
+    empty = x.new_zeros(*vector.shape[: int(batched)], *x.shape)
     if not value.requires_grad:
-        return torch.zeros_like(vector)
+        return empty
     (found,) = torch.autograd.grad(
         value,
         x,
@@ -96,4 +100,4 @@ def _product(value: Tensor, x: Tensor, vector: Tensor, create_graph: bool, batch
         allow_unused=True,
         is_grads_batched=batched,
     )
-    return torch.zeros_like(vector) if found is None else found
+    return empty if found is None else found

@@ -4,6 +4,7 @@ from ornstein.core import Forward, Leafwise, TimeGrid
 
 from .adams import SASolver, SDEDPMSolverPP
 from .ancestral import DDIM, DDPM, Ancestral, Stochastic
+from .blockwise import OneBlock, block_by_block
 from .evodiff import EVODiff
 from .evolution import Both, Depths, EvolutionarySearch, TimeSteps
 from .flow import Euler, Heun, RungeKutta4
@@ -43,6 +44,7 @@ __all__ = [
     "Langevin",
     "Leafwise",
     "MRSampler",
+    "OneBlock",
     "PreconditionedLangevin",
     "Renoise",
     "ReverseDiffusion",
@@ -55,6 +57,7 @@ __all__ = [
     "TimeSteps",
     "UniPC",
     "best",
+    "block_by_block",
     "churned",
     "descended",
     "path_costs",

@@ -13,7 +13,7 @@ from ornstein.denoisers import GaussianFit
 from .lesson import Lesson
 from .source import Source
 
-__all__ = ["check", "completed"]
+__all__ = ["check", "completed", "fields_of"]
 
 _FITTED = 1000  # samples that the Gaussian fit is made of, spread over the data
 _NUMBERS = 2**24  # and numbers in all, so that large images cost no more than 128 MB
@@ -35,7 +35,7 @@ def check(denoiser: Any, data: Any, objective: Objective) -> None:
     if None not in (denoiser.shape, shape) and _plain(denoiser.shape) != _plain(shape):
         raise ValueError(f"data: samples of {data.name!r} are {shape}, the denoiser's are {denoiser.shape}")
     _check_categories(denoiser.process, getattr(data, "categories", None), data.name)
-    _check_fields(denoiser, data)
+    _check_fields(denoiser, data, objective)
     _check_batch(denoiser, data, objective)
 
 
@@ -65,9 +65,20 @@ def _check_categories(process: Process, categories: Any, name: str) -> None:
             raise ValueError(f"{at}: {name!r} has {have} categories, the process {kind} has {need or 'none'}")
 
 
-def _check_fields(denoiser: Denoiser, data: Any) -> None:
+def fields_of(denoiser: Denoiser, objective: Objective) -> frozenset[str]:
+    """The fields of a data set that a training reads: the model's, the process's and the objective's own `fields`."""
+    return denoiser.fields | denoiser.process.fields | _said(objective, "fields")
+
+
+def _said(objective: Objective, what: str) -> frozenset[str]:
+    """`fields` (read from the data) or `supplies` (made in every batch) of an objective and of those inside it."""
+    parts = (m for m in objective.modules() if isinstance(m, Objective))
+    return frozenset().union(*(getattr(m, what, ()) for m in parts))
+
+
+def _check_fields(denoiser: Denoiser, data: Any, objective: Objective) -> None:
     fields = data.train.fields
-    lacking = sorted(denoiser.process.fields - set(fields))
+    lacking = sorted(denoiser.process.fields - set(fields) - _said(objective, "supplies"))
     if lacking:
         raise ValueError(f"data: {data.name!r} lacks what the process needs: {', '.join(lacking)}")
     if "label" in denoiser.fields and "label" in fields:
@@ -76,7 +87,7 @@ def _check_fields(denoiser: Denoiser, data: Any) -> None:
 
 def _check_batch(denoiser: Denoiser, data: Any, objective: Objective) -> None:
     """Try two samples."""
-    given = next(Source(data, 2, 0, denoiser.fields | denoiser.process.fields).given(0, 1))
+    given = next(Source(data, 2, 0, fields_of(denoiser, objective)).given(0, 1))
     if not _finite(given.batch["x_0"]):
         raise ValueError(f"data: samples of {data.name!r} hold NaN or infinite values")
     lesson = Lesson(denoiser, objective).on("cpu")

@@ -114,8 +114,7 @@ class Learner:
 
     def report(self, step: int) -> dict[str, Any]:
         """Means since the last report, after `step` steps; of all processes."""
-        if self.accelerator.num_processes > 1:
-            self.window.sums = self.accelerator.reduce(self.window.sums, "mean")
+        self.share()
         norm, *losses = self.window.means()
         return {
             "step": step,
@@ -124,6 +123,14 @@ class Learner:
             "gradient_norm": norm,
             "skipped": self.window.skipped,
         }
+
+    def share(self) -> None:
+        """Let every process hold the mean of all processes' sums, so that one of them can speak for all.
+
+        What a process adds afterwards is averaged with the rest the next time, so this may be done at any step.
+        """
+        if self.accelerator.num_processes > 1:
+            self.window.sums = self.accelerator.reduce(self.window.sums, "mean")
 
     def _seed(self, index: int) -> None:
         """Whatever draws from torch's own generators (dropout) is a function of (seed, step, rank) too."""

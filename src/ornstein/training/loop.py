@@ -14,6 +14,7 @@ from torch import nn
 from ornstein.core import Denoiser, Objective, Tree, tree_map
 from ornstein.denoisers.files import save_model, tensors_of, unbuildable
 
+from .check import fields_of
 from .evaluation import HeldOut
 from .folder import RunFolder
 from .learner import Learner
@@ -51,7 +52,7 @@ class Training:
         self.denoiser, self.data, self.objective, self.options = denoiser, data, objective, options
         self.folder, self.accelerator, self.callback = folder, accelerator, callback
         self.main: bool = accelerator.is_main_process
-        accepted, device = denoiser.fields | denoiser.process.fields, accelerator.device
+        accepted, device = fields_of(denoiser, objective), accelerator.device
         self.draw = draw or default_draw(data, accepted, options.seed)
         share = accelerator.process_index, accelerator.num_processes
         self.source = Source(data, options.batch, options.seed, accepted, device, *share)
@@ -145,8 +146,10 @@ class Training:
     def _keep(self, step: int) -> None:
         if self.main and self.options.due(step, self.options.sample_every):
             self._sheet(step)
-        if self.main and self.options.due(step, self.options.checkpoint_every):
-            self._checkpoint(step)
+        if self.options.due(step, self.options.checkpoint_every):
+            self.learner.share()  # a later run may have another number of processes
+            if self.main:
+                self._checkpoint(step)
 
     def _sheet(self, step: int) -> None:
         with torch.no_grad(), _evaluating(self.learner.model) as model:

@@ -1,0 +1,99 @@
+"""Windows over a canvas: partitions of unity, and decoding in windows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ornstein.spaces import Codec, Tiling, decode_tiled
+from ornstein.spaces.tiling import PROFILES
+
+CASES = [
+    ((13,), (5,), 2, False),
+    ((12, 10), (4, 6), 3, False),
+    ((8, 8), (4, 4), 2, True),
+    ((6, 5, 4), (3, 3, 2), 2, False),
+    ((7, 7), (7, 7), 4, False),
+]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("canvas, window, stride, periodic", CASES)
+def test_weights_add_to_one_and_pasting_undoes_cutting(canvas, window, stride, periodic, profile):
+    tiling = Tiling(canvas, window, stride, profile, periodic)
+    total = torch.zeros(tiling.size).index_add(0, tiling.places.flatten(), tiling.weights.flatten())
+    assert torch.allclose(total, torch.ones(tiling.size), atol=1e-14)
+    assert bool((tiling.weights > 0).all())
+    x = torch.randn(2, 3, *canvas)
+    pieces = tiling.cut(x)
+    assert pieces.shape == (2, len(tiling), 3, *window)
+    assert torch.allclose(tiling.paste(pieces), x, atol=1e-14)
+
+
+def test_a_window_is_the_slice_at_its_start():
+    x = torch.randn(1, 2, 9, 11)
+    tiling = Tiling((9, 11), (4, 5), (3, 2))
+    for piece, (row, column) in zip(tiling.cut(x)[0], tiling.starts.tolist(), strict=True):
+        assert torch.equal(piece, x[0, :, row : row + 4, column : column + 5])
+    assert tiling.starts[-1].tolist() == [5, 6]  # the far border, where the stride does not lead
+    assert torch.equal(tiling.centres[0], torch.tensor([1.5, 2.0]))
+
+
+def test_a_torus_is_cut_alike_everywhere():
+    x = torch.randn(1, 1, 8, 8)
+    tiling = Tiling((8, 8), (4, 4), 2, periodic=True)
+    assert len(tiling) == 16
+    moved, cut = tiling.cut(x.roll((2, 4), (2, 3))), tiling.cut(x)
+    assert torch.equal(moved.unflatten(1, (4, 4)), cut.unflatten(1, (4, 4)).roll((1, 2), (1, 2)))
+
+
+def test_a_gaussian_profile_prefers_the_middle():
+    weights = Tiling((12,), (6,), 3, "gaussian").weights
+    assert bool((weights[1, :3].diff() > 0).all())
+    assert torch.allclose(Tiling((12,), (6,), 6, "gaussian").weights, torch.ones(2, 6))  # nothing overlaps
+
+
+class Enlarging(Codec):
+    """Nearest-neighbour enlargement and a convolution of radius 1."""
+
+    def __init__(self, pointwise: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, 1 if pointwise else 3, padding=0 if pointwise else 1)
+
+    def decode(self, z: Tensor, condition: object = None) -> Tensor:
+        return self.conv(z).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_decoding_in_windows_is_decoding_for_a_pointwise_decoder():
+    z, codec = torch.randn(2, 2, 9, 8), Enlarging(pointwise=True)
+    for profile in PROFILES:
+        found = decode_tiled(codec, z, 4, 3, profile, chunk=5)
+        assert torch.allclose(found, codec.decode(z), atol=1e-12)
+
+
+def test_one_window_decodes_the_whole_and_small_ones_differ_at_their_borders_only():
+    z, codec = torch.randn(1, 2, 8, 8), Enlarging(pointwise=False)
+    whole = codec.decode(z)
+    assert torch.allclose(decode_tiled(codec, z, 8, 8), whole, atol=1e-12)
+    apart = (decode_tiled(codec, z, 4, 4) - whole).abs().amax((0, 1)) > 1e-9
+    inner = torch.ones(16, dtype=torch.bool)
+    inner[6:10] = False
+    assert not bool(apart[inner][:, inner].any()) and bool(apart[6:10].any())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (((8, 8), (4, 4), 5), "stride <= window"),
+        (((8, 8), (9, 9), 4), "window <= canvas"),
+        (((8,), (4, 4), 2), "as many axes"),
+        (((9, 9), (4, 4), 2, "uniform", True), "does not divide"),
+        (((8,), (4,), 2, "gausian"), "Did you mean 'gaussian'"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Tiling(*arguments)
+    with pytest.raises(ValueError, match="canvas of"):
+        Tiling((8,), (4,), 2).cut(torch.zeros(1, 1, 9))
