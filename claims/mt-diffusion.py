@@ -2,7 +2,7 @@
 
 Measured here: images of digits with their labels, by one chain to which the label's plane is added and one network with
 a head for the label, beside two specialists of the same backbone, optimiser, steps and images: a diffusion model that
-knows no labels, and a classifier. Reviewers asked for that first control, which the paper lacks. The surrogates are the
+knows no labels, and a classifier. The paper reports no control of the first kind. The surrogates are the
 data (8x8 digits for ImageNet at 64 and 128) and the budget. Image transition, masked images and CLIP features are left
 out.
 """
