@@ -11,7 +11,14 @@ import torch
 
 from ornstein.alignment import BestOf
 from ornstein.core import Guide, Keyed, Leafwise, Sampler, Solver, TimeGrid
-from ornstein.denoisers import Converted, GaussianFit, InterpolantMixture
+from ornstein.denoisers import (
+    Converted,
+    Gauged,
+    GaugeField,
+    GaussianFit,
+    InterpolantMixture,
+    MixtureDenoiser,
+)
 from ornstein.guides import (
     AdaptiveGuidance,
     Clamp,
@@ -19,6 +26,7 @@ from ornstein.guides import (
     ClassifierGradient,
     RewardGradient,
     Superposition,
+    Tiled,
 )
 from ornstein.processes import (
     BrownianBridge,
@@ -26,6 +34,7 @@ from ornstein.processes import (
     Interpolant,
     MeanReverting,
     RectifiedFlow,
+    Shifted,
     SubVariancePreserving,
     VarianceExploding,
 )
@@ -76,11 +85,17 @@ def interpolant() -> InterpolantMixture:
     return InterpolantMixture(near, Interpolant(base=far))
 
 
-ANCHORED = {"mean-reverting": lambda: MeanReverting(), "bridge": lambda: BrownianBridge()}
+ANCHORED = {
+    "mean-reverting": lambda: MeanReverting(),
+    "bridge": lambda: BrownianBridge(),
+    "shifted": lambda: Shifted(SubVariancePreserving()),
+}
+TURNS = torch.tensor([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.5], [0.0, -0.5, 0.0]], dtype=torch.float64)
 FURTHER = {
     **{name: lambda make=make: mixture(make()) for name, make in ANCHORED.items()},
     "sub-vp": lambda: mixture(SubVariancePreserving()),
     "converted": lambda: Converted(mixture(RectifiedFlow()), VarianceExploding(0.01, 50.0)),
+    "gauged": lambda: Gauged(mixture(RectifiedFlow()), GaugeField(mixture(RectifiedFlow()), TURNS), 0.1),
 }
 PROCESSES = {
     **{name: lambda make=make: mixture(make()) for name, make in AFFINE.items()},
@@ -241,6 +256,18 @@ def _alone(process: str, solver: str, guide: str):
     return _run(process, solver, guide, 1, Keyed(0, torch.tensor([0])))
 
 
+@pytest.mark.parametrize(
+    "solver", [name for name in SOLVERS if name != "gaussian"]
+)  # whose fit is of vectors
+def test_a_canvas_of_one_window_is_the_model_under_every_solver(solver):
+    means = torch.tensor([[[0.0, 0.0, 0.0]], [[2.0, 1.0, 0.0]]])
+    model = MixtureDenoiser([0.4, 0.6], means, 0.3, RectifiedFlow())
+    sampler = _sampler(solver, model)
+    tiled = Tiled((3,), stride=3)(model)
+    torch.testing.assert_close(sampler(tiled, 2, seed=0), sampler(model, 2, seed=0), rtol=1e-9, atol=1e-9)
+    assert sampler(Tiled((5,), stride=1)(model), 2, seed=0).isfinite().all()
+
+
 def test_every_solver_and_guide_of_the_library_is_in_the_matrix():
     from ornstein import guides, solvers
 
@@ -251,11 +278,13 @@ def test_every_solver_and_guide_of_the_library_is_in_the_matrix():
     }  # fmt: skip
     found = {name for name in solvers.__all__ if _is_solver(getattr(solvers, name))}
     # an alias; two that wait for a leaf; one that needs Var(x_0 | x_t); one that needs a solver to go on from it
-    assert found == covered | {"DDPM", "Hold", "Leafwise", "PreconditionedLangevin", "Teleport"}
-    # the others need one choice for each row of their own grid
+    # one whose denoiser is blockwise (tests/denoisers/test_blockwise.py)
+    waiting = {"DDPM", "Hold", "Leafwise", "PreconditionedLangevin", "Teleport", "OneBlock"}
+    assert found == covered | waiting
+    # two need one choice for each row of their own grid, and one a joint model (tests/guides, tests/adapters)
     assert {name for name in guides.__all__ if _is_guide(getattr(guides, name))} == {
         "AdaptiveGuidance", "Clamp", "ClassifierFree", "ClassifierGradient", "RewardGradient", "Superposition",
-        "GuidancePolicy", "LinearAdaptiveGuidance",
+        "GuidancePolicy", "LinearAdaptiveGuidance", "JointSeparate", "Tiled",
     }  # fmt: skip
     assert Hold and Leafwise
 

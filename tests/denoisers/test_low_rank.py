@@ -95,9 +95,7 @@ def fitted(x: torch.Tensor, rank: int, power: float = 0.0) -> torch.Tensor:
 
     def closure():
         optimiser.zero_grad()
-        parts = [
-            losses(model, x, t, one).mean() / model.process.at(t).sigma ** power for t in (0.2, 0.7)
-        ]
+        parts = [losses(model, x, t, one).mean() / model.process.at(t).sigma ** power for t in (0.2, 0.7)]
         value = torch.stack(parts).sum()
         value.backward()
         return value
