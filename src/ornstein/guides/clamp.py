@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.core import Denoiser, Guide, Process, Step, Time, Tree, leaves
+from ornstein.core import AffineProcess, Denoiser, Guide, Process, Step, Time, Tree, leaves
 
 __all__ = ["Clamp"]
 
@@ -81,4 +81,6 @@ class Clamp(Guide):
         values = values.to(x).expand(x.shape)
         if self.noised:
             values = process.marginal(values, time, step.condition).sample(step.noise.fold(name))
+        elif isinstance(process, AffineProcess):  # what is left of an anchor at time 0 is read off at the end
+            values = process.add_anchor(values, process.at(0.0).anchor, step.condition)
         return torch.where(mask.to(x.device), values, x)
