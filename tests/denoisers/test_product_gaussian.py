@@ -7,11 +7,11 @@ import itertools
 import pytest
 import torch
 
-from ornstein.core import Condition, Product, Sampler, TimeGrid
+from ornstein.core import Condition, Product, Sampler, Solver, TimeGrid
 from ornstein.denoisers import GaussianDenoiser, ProductGaussian
 from ornstein.guides import JointSeparate
 from ornstein.processes import ProductProcess, RectifiedFlow, VarianceExploding, VariancePreserving
-from ornstein.solvers import DDIM, DPMSolverPP
+from ornstein.solvers import DDIM, DPMSolverPP, Heun, RungeKutta4
 
 from ..exact import covariance
 
@@ -77,10 +77,10 @@ def test_a_leaf_without_signal_is_left_out_and_a_clean_one_conditioned_on():
     torch.testing.assert_close(loud.mean, marginal.mean, rtol=1e-9, atol=1e-9)
 
 
-def flow_matrix(grid: TimeGrid) -> torch.Tensor:
+def flow_matrix(grid: TimeGrid, solver: Solver | None = None) -> torch.Tensor:
     """The linear part of the run along a grid of unequal times, (4, 4): rows are images of basis vectors."""
     points = torch.cat([torch.eye(4), torch.zeros(1, 4)])
-    out = Sampler(DPMSolverPP(2), grid=grid)(pair_vp(), {"x": points[:, :3], "y": points[:, 3:]})
+    out = Sampler(solver or DPMSolverPP(2), grid=grid)(pair_vp(), {"x": points[:, :3], "y": points[:, 3:]})
     flat = torch.cat([out["x"], out["y"]], 1)
     return flat[:4] - flat[4]
 
@@ -108,6 +108,14 @@ PATHS = {
     "y then x": [(1.0, 1.0), (1.0, 0.02), (0.02, 0.02)],
     "crooked": [(1.0, 1.0), (0.3, 0.8), (0.02, 0.02)],
 }
+
+
+@pytest.mark.parametrize("solver", [Heun(), RungeKutta4()], ids=["heun", "rk4"])
+@pytest.mark.parametrize("corners", PATHS.values(), ids=PATHS)
+def test_a_waiting_leaf_takes_as_many_rows_as_one_that_moves(corners, solver):
+    """Else the rows of x then y are as many in all, but those of different steps meet."""
+    several = flow_matrix(legs(*corners, steps=60), solver)
+    torch.testing.assert_close(several, flow_matrix(legs(*corners, steps=400)), rtol=0, atol=4e-3)
 
 
 @pytest.mark.parametrize("corners", PATHS.values(), ids=PATHS)

@@ -33,11 +33,17 @@ class Objective(Module):
     """objective(model, batch, noise) -> Losses.
 
     A batch is a record: `x_0` (a tree), `condition` (or None), and where they exist `time` (to evaluate the
-    loss at, in place of drawn times) and `weight` (B,). `references` are frozen or averaged networks: neither
-    optimised nor saved.
+    loss at, in place of drawn times), `level` (the time at which each item itself sits) and `weight` (B,).
+
+    Attributes:
+        references: frozen or averaged networks, neither optimised nor saved.
+        fields: names of what it reads from the data beside the model's own fields.
+        supplies: names of condition fields that it makes in every batch.
     """
 
     references: Sequence[nn.Module] = ()
+    fields: frozenset[str] = frozenset()
+    supplies: frozenset[str] = frozenset()
 
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The losses of one batch."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -226,12 +227,20 @@ class Leafwise(Solver):
         return bound
 
     def rows(self, process: Process, grid: TimeGrid) -> list[Row]:
-        """The leaves' rows side by side."""
+        """The leaves' rows side by side; one that takes fewer of them in a step waits for the others."""
         columns = {k: s.rows(s.process, grid.leaf(k)) for k, s in self.solvers.items()}
-        if len({len(c) for c in columns.values()}) != 1:
-            raise ValueError("Leafwise: the leaves' solvers take different numbers of rows a step")
+        if any(len(column) != len(grid) for column in columns.values()):
+            columns = self._in_step(columns, grid)
         side_by_side = zip(*columns.values(), strict=True)
         return [Row.joined(dict(zip(columns, rows, strict=True))) for rows in side_by_side]
+
+    def _in_step(self, columns: dict[str, list[Row]], grid: TimeGrid) -> dict[str, list[Row]]:
+        """Rows filled up, so that all leaves take as many in a step of the grid."""
+        counts = {
+            k: [len(s.rows(s.process, TimeGrid([r]))) for r in grid.leaf(k)] for k, s in self.solvers.items()
+        }
+        most = [max(step) for step in zip(*counts.values(), strict=True)]
+        return {k: _filled(column, grid.leaf(k), counts[k], most) for k, column in columns.items()}
 
     def law(
         self, x: Tree, posterior: Any, row: Row, memory: Any, condition: Condition | None = None
@@ -243,3 +252,11 @@ class Leafwise(Solver):
             solver, before = self.solvers[name], memory.get(name) if memory else None
             laws[name], kept[name] = solver.law(x[name], own, leaf, before, condition)
         return Product(laws), kept
+
+
+def _filled(rows: list[Row], grid: TimeGrid, counts: Sequence[int], most: Sequence[int]) -> list[Row]:
+    found, rest = [], iter(rows)
+    for step, count, wanted in zip(grid, counts, most, strict=True):
+        found += itertools.islice(rest, count)
+        found += [Row(step.s, step.s, 1.0, 0.0, calls=False)] * (wanted - count)
+    return found

@@ -73,7 +73,7 @@ def fields_of(denoiser: Denoiser, objective: Objective) -> frozenset[str]:
 def _said(objective: Objective, what: str) -> frozenset[str]:
     """`fields` (read from the data) or `supplies` (made in every batch) of an objective and of those inside it."""
     parts = (m for m in objective.modules() if isinstance(m, Objective))
-    return frozenset().union(*(getattr(m, what, ()) for m in parts))
+    return frozenset().union(*(getattr(m, what) for m in parts))
 
 
 def _check_fields(denoiser: Denoiser, data: Any, objective: Objective) -> None:
