@@ -255,7 +255,8 @@ class Leafwise(Solver):
 
 
 def _filled(rows: list[Row], grid: TimeGrid, counts: Sequence[int], most: Sequence[int]) -> list[Row]:
-    found, rest = [], iter(rows)
+    found: list[Row] = []
+    rest = iter(rows)
     for step, count, wanted in zip(grid, counts, most, strict=True):
         found += itertools.islice(rest, count)
         found += [Row(step.s, step.s, 1.0, 0.0, calls=False)] * (wanted - count)
