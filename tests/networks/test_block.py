@@ -1,4 +1,4 @@
-"""The contract of the transformer block: positions, masks, caches, partners, text and what it reports."""
+"""The contract of the transformer block: positions, masks, caches, text and what it reports."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from ornstein.core import Condition
-from ornstein.networks import Block, CrossAttention, JointBlock, KVCache, MoE, SwiGLU, Transformer
+from ornstein.networks import Block, JointBlock, KVCache, MoE, SwiGLU, Transformer
 from ornstein.networks.norms import RMSNorm
 from ornstein.networks.patches import from_patches, to_patches
 from ornstein.networks.rotary import grid_positions, rotate, waves
-from ornstein.networks.unet import zeroed
 
 
 def tokens(length=6, width=16):
@@ -106,47 +105,6 @@ def test_a_cache_is_read_without_growing_and_forks_and_reorders_as_a_value(make)
     )
     forked = block(*(v.repeat_interleave(3, 0) for v in (x[:, 3:], c)), cache=cache.fork(3).read(1)[0])
     assert torch.allclose(forked, later[0].repeat_interleave(3, 0), atol=1e-12)
-
-
-def test_a_new_joint_branch_changes_nothing_bit_for_bit(make, wake):
-    base, x, c = make(), tokens(), vectors()
-    joined = copy.deepcopy(base)
-    joined.joint = CrossAttention(16, 4).double()
-    zeroed(joined.joint.out)
-    partner = torch.tensor([1, 0])
-    assert torch.equal(joined(x, c, partner=partner), base(x, c))
-    wake(joined.joint)
-    assert not torch.allclose(joined(x, c, partner=partner), base(x, c), atol=1e-4)
-
-
-def test_a_partner_is_read_within_the_batch_or_given(make, wake):
-    block, x, c = make(joint=wake(CrossAttention(16, 4)).double()), tokens(), vectors()
-    shift, scale, gate, *_ = block.vectors(c)
-    normed = (1 + scale) * torch.nn.functional.layer_norm(x, (16,)) + shift
-    inside = block(x, c, partner=torch.tensor([1, 0]))
-    assert torch.allclose(inside, block(x, c, partner=normed[[1, 0]]), atol=1e-12)
-    h = x + gate * (block.attention(normed) + block.joint(normed, normed[[1, 0]]))
-    assert torch.allclose(inside, block.fed(h, block.vectors(c)[3:]), atol=1e-12)
-    with pytest.raises(ValueError, match="partner: this block has no joint attention"):
-        make()(x, c, partner=normed)
-
-
-def test_partners_pass_through_the_driver(wake):
-    network = wake(Transformer(1, width=16, depth=2, heads=2).double())
-    x, level = torch.randn(4, 1, 4, 4, dtype=torch.double), torch.zeros(4).double()
-    apart = network(x, level)
-    for block in network.blocks:
-        block.joint = zeroed(CrossAttention(16, 2).double())
-    order = torch.tensor([2, 3, 0, 1])
-    assert torch.equal(network(x, level, partner=order), apart)
-    for block in network.blocks:
-        wake(block.joint)
-    changed = x.clone()
-    changed[2] += 1
-    moved = (
-        (network(changed, level, partner=order) - network(x, level, partner=order)).flatten(1).abs().amax(1)
-    )
-    assert (moved > 1e-6).tolist() == [True, False, True, False]
 
 
 def test_cross_attention_reads_the_tokens_that_are_there(make):

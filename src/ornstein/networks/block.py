@@ -58,8 +58,6 @@ class Block(nn.Module):
         qk_norm: whether queries and keys are normed.
         bases: of the rotary embedding, one for each axis of positions.
         cross: features of further tokens, such as a text's, that are read between attention and ffn; None for none.
-        joint: what reads a partner's tokens, joint(own normed tokens, the partner's) -> tokens; None for none. It may
-            be set later. With a zero output layer, such as that of a zeroed `CrossAttention.out`, it starts silent.
 
     Raises:
         ValueError: `heads` does not divide `width`, or an unknown norm.
@@ -76,7 +74,6 @@ class Block(nn.Module):
         qk_norm: bool = False,
         bases: Sequence[float] = (),
         cross: int | None = None,
-        joint: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
@@ -85,7 +82,6 @@ class Block(nn.Module):
         self.attention = SelfAttention(width, heads, qk_norm, bases)
         self.ffn = MLP(width) if ffn is None else ffn
         self.norms = nn.ModuleList(NORMS[norm](width) for _ in range(2))
-        self.joint = joint
         self.cross = None if cross is None else CrossAttention(width, heads, cross)
         if cross is not None:
             self.cross_norm, self.cross_gate = LayerNorm(width), nn.Parameter(torch.zeros(width))
@@ -100,7 +96,6 @@ class Block(nn.Module):
         positions: Tensor | None = None,
         mask: Mask | None = None,
         cache: Slot | None = None,
-        partner: Tensor | None = None,
         tokens: Tensor | None = None,
         tokens_mask: Tensor | None = None,
         collect: dict[str, Any] | None = None,
@@ -116,18 +111,13 @@ class Block(nn.Module):
             positions: integers (axes, L), for the rotary embedding.
             mask: what `SelfAttention` takes.
             cache: this block's `Slot` of a `KVCache`.
-            partner: normed tokens (B, L', width) of another stream, which `joint` reads; or, where both streams lie
-                in one batch, integers (B,): the row that is each row's partner.
             tokens: (B, S, cross), which `cross` reads.
             tokens_mask: (B, S) booleans, true for tokens that are there.
             collect: gains by name what parts report, such as the `MoE`'s "balance" and "routing".
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.vectors(c, groups, modulated)
         normed = modulate(x, shift_1, scale_1, self.norms[0])
-        read = self.attention(normed, mask, positions, cache)
-        if partner is not None:
-            read = read + self._from_partner(normed, partner)
-        x = _added(x, gate_1, read)
+        x = _added(x, gate_1, self.attention(normed, mask, positions, cache))
         if self.cross is not None and tokens is not None:
             seen = None if tokens_mask is None else tokens_mask[:, None, None]
             x = torch.addcmul(x, self.cross_gate, self.cross(self.cross_norm(x), tokens, seen))
@@ -153,11 +143,6 @@ class Block(nn.Module):
         normed = modulate(x, shift, scale, self.norms[1])
         reports = collect is not None and getattr(self.ffn, "reports", False)
         return _added(x, gate, self.ffn(normed, collect) if reports else self.ffn(normed))
-
-    def _from_partner(self, normed: Tensor, partner: Tensor) -> Tensor:
-        if self.joint is None:
-            raise ValueError("partner: this block has no joint attention; give it one as `joint`")
-        return self.joint(normed, partner if partner.is_floating_point() else normed[partner])
 
 
 class JointBlock(nn.Module):

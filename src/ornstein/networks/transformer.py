@@ -209,7 +209,6 @@ class Transformer(Tower):
         x: Tensor,
         level: Tensor,
         condition: Condition | None = None,
-        partner: Tensor | None = None,
         collect: dict[str, Any] | None = None,
     ) -> Tensor:
         """(B, channels, ...) -> (B, out_channels, ...).
@@ -218,8 +217,6 @@ class Transformer(Tower):
             x: the state, of any size.
             level: (B,) noise levels, about -10 to 10.
             condition: fields named in `fields`.
-            partner: (B,) for rows that read each other, the row that is each row's partner: what the blocks' `joint`
-                attends to.
             collect: gains what the blocks report by name, lists by layer: of an `MoE` "balance" and "routing".
         """
         self._check(x)
@@ -227,7 +224,7 @@ class Transformer(Tower):
         patches, sizes = to_patches(x, self.patch)
         positions = grid_positions(sizes, x.device)
         h = self.stem(patches) + waves(positions, self.stem.out_features).to(patches)
-        h = self.run(h, self.conditioning(level, condition)[:, None], positions, condition, partner, collect)
+        h = self.run(h, self.conditioning(level, condition)[:, None], positions, condition, collect)
         return from_patches(h, self.patch, sizes, x.shape[2:])
 
     def run(
@@ -236,7 +233,6 @@ class Transformer(Tower):
         c: Tensor,
         positions: Tensor,
         condition: Condition | None = None,
-        partner: Tensor | None = None,
         collect: dict[str, Any] | None = None,
     ) -> Tensor:
         """The blocks and the last layer: tokens (B, L, width) to (B, L, outputs), for vectors c (B, 1, width)."""
@@ -250,7 +246,7 @@ class Transformer(Tower):
             if isinstance(block, JointBlock):
                 h, tokens = block(h, c, tokens, **options)
             else:
-                h = block(h, c, tokens=tokens, partner=partner, **options)
+                h = block(h, c, tokens=tokens, **options)
             if i < len(self.skips):
                 kept.append(h)
         return self.head(h, c)
