@@ -58,6 +58,7 @@ class LowRank(nn.Module):
         super().__init__()
         if not isinstance(layer, (nn.Linear, *CONVOLUTIONS)) or getattr(layer, "groups", 1) != 1:
             raise ValueError(f"layer: expected a linear or an ungrouped convolutional one, got {layer!r}")
+        self.added = "low-rank adapters"  # `save_pretrained` says that no config rebuilds them
         self.base_layer = layer.requires_grad_(False)
         self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict()
         self.weights: dict[str, float] = {}
@@ -68,10 +69,10 @@ class LowRank(nn.Module):
         Raises:
             ValueError: the name is taken, or a rank below 1.
         """
-        if rank < 1 or name in self.lora_A:
-            raise ValueError(
-                f"expected a rank of at least 1 and a new name; got rank={rank}, name={name!r} beside {[*self.lora_A]}"
-            )
+        if rank < 1:
+            raise ValueError(f"rank: expected an integer of at least 1, got {rank}")
+        if name in self.lora_A:
+            raise ValueError(f"name: a layer has an adapter {name!r} already; give this one another name")
         inner, outer = _factors(self.base_layer, rank)
         nn.init.kaiming_uniform_(inner.weight, a=math.sqrt(5))
         nn.init.zeros_(outer.weight)
@@ -136,6 +137,8 @@ def adapt(
     Raises:
         ValueError: a target that no linear or convolutional layer has.
     """
+    if isinstance(targets, str):
+        raise TypeError(f"targets: expected a sequence of names such as ({targets!r},), got {targets!r}")
     if not adapters_of(network):
         network.requires_grad_(False)
     layers = _layers(network)
@@ -197,11 +200,16 @@ def load_adapter(network: nn.Module, state: Mapping[str, Tensor], name: str = "d
     Raises:
         ValueError: tensors that do not fit.
     """
-    own = adapter_state(network, name)
-    if set(own) != set(state) or any(own[k].shape != v.shape for k, v in state.items()):
+    if not adapters_of(network):
         raise ValueError(
-            f"state: does not fit adapter {name!r}, which has {len(own)} tensors in other places or sizes"
+            "network: has no adapters to load into; call adapt with the same targets and rank first"
         )
+    own = adapter_state(network, name)
+    for key in sorted(set(own) ^ set(state)):
+        raise ValueError(f"state: {key} is {'missing' if key in own else 'of no layer that has an adapter'}")
+    for key, value in state.items():
+        if own[key].shape != value.shape:
+            raise ValueError(f"state: {key} is {tuple(value.shape)}, the adapter's {tuple(own[key].shape)}")
     with torch.no_grad():
         for key, value in state.items():
             own[key].copy_(value)

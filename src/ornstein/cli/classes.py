@@ -20,12 +20,14 @@ _OPTIONS_OF = {"JointUNet": "UNet"}  # networks that hand their other arguments 
 _SINGULAR = {"processes": "process", "networks": "network", "objectives": "objective"}
 
 
-def accepted(room: str) -> dict[str, type[Module]]:
-    """Classes of the room "processes", "networks" or "objectives" that a configuration may name."""
+def accepted(room: str, inside: bool = False) -> dict[str, type[Module]]:
+    """Classes of the room "processes", "networks" or "objectives" that a configuration may name; `inside` another also
+    its pieces, such as couplings and terms.
+    """
     module = importlib.import_module(f"ornstein.{room}")
     found = {name: getattr(module, name) for name in module.__all__}
     modules = {k: c for k, c in found.items() if isinstance(c, type) and issubclass(c, Module)}
-    return {k: c for k, c in modules.items() if _OF_ROOM[room](c)}
+    return {k: c for k, c in modules.items() if inside or _OF_ROOM[room](c)}
 
 
 _OF_ROOM: dict[str, Callable[[Any], bool]] = {
@@ -40,13 +42,13 @@ def _is_contract(candidate: type[Process], marginal: Any) -> bool:
     return candidate.marginal is marginal or candidate is DiscreteProcess
 
 
-def named(room: str, name: str, where: str = "") -> type[Module]:
+def named(room: str, name: str, where: str = "", inside: bool = False) -> type[Module]:
     """The class of that name, however it is cased and hyphenated ("rectified-flow").
 
     Raises:
         ValueError: there is none; with the nearest name.
     """
-    known = accepted(room)
+    known = accepted(room, inside)
     plain = {_simple(k): k for k in known}
     if _simple(name) not in plain:
         raise ValueError(suggest(name, known, f"{where or _SINGULAR[room]}.class"))
@@ -57,14 +59,14 @@ def _simple(name: str) -> str:
     return str(name).lower().replace("-", "").replace("_", "")
 
 
-def made(room: str, said: Mapping[str, Any], where: str = "") -> Any:
+def made(room: str, said: Mapping[str, Any], where: str = "", inside: bool = False) -> Any:
     """An instance of {"class": name, argument: value, ...}, pieces inside of it too.
 
     Raises:
         ValueError: an unknown class or argument (with the nearest name), or a value that does not fit.
     """
     where = where or _SINGULAR[room]
-    cls = named(room, said["class"], where)
+    cls = named(room, said["class"], where, inside)
     arguments = {k: _inner(room, v, f"{where}.{k}") for k, v in said.items() if k != "class"}
     checked = check(_record(cls), arguments, where)
     return cls(**{k: getattr(checked, k) for k in arguments})
@@ -74,7 +76,7 @@ def _inner(room: str, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         return value
     if "class" in value:
-        return made(room, value, where)
+        return made(room, value, where, inside=True)
     return {k: _inner(room, v, f"{where}.{k}") for k, v in value.items()}
 
 

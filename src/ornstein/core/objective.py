@@ -39,11 +39,13 @@ class Objective(Module):
         references: frozen or averaged networks, neither optimised nor saved.
         fields: names of what it reads from the data beside the model's own fields.
         supplies: names of condition fields that it makes in every batch.
+        estimates: "velocity" where what it trains is no posterior mean, see `Denoiser`.
     """
 
     references: Sequence[nn.Module] = ()
     fields: frozenset[str] = frozenset()
     supplies: frozenset[str] = frozenset()
+    estimates: str = "posterior"
 
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The losses of one batch."""

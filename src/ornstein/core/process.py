@@ -142,6 +142,8 @@ class AffineProcess(Process):
         if isinstance(t, Tensor):
             return self._level(t.double())
         if t not in self._levels or self.learned:
+            if not 0 <= t <= 1:
+                raise ValueError(f"t: expected a time in [0, 1], 0 the data and 1 the prior; got {t}")
             self._levels[t] = Level(*map(number, self._level(_time(t))))
         return self._levels[t]
 

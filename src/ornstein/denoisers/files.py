@@ -102,6 +102,12 @@ def unbuildable(module: Module) -> str | None:
         json.dumps(spec, allow_nan=False)
     except (TypeError, ValueError) as error:
         return str(error)
+    for part in module.modules():
+        if added := getattr(part, "added", None):
+            return (
+                f"it has {added}, put into it after it was made, which a config does not hold: keep "
+                "adapters.adapter_state(network) beside the base model, or merge the layers"
+            )
     foreign = sorted({name for name in _classes(spec) if not _is_public(name)})
     if foreign:
         return (

@@ -25,6 +25,7 @@ __all__ = [
     "Flow",
     "affine_process",
     "condition_of",
+    "inside",
     "pace_at",
     "place_of",
     "tau_at",
@@ -104,6 +105,17 @@ def condition_of(
         accepted = denoiser.process.fields | denoiser.fields
         condition = Condition.make(batch_size(x), fields, accepted, leaves(x)[0].device)
     return denoiser.prepare(condition)
+
+
+def inside(process: AffineProcess, t: Time, what: str) -> Time:
+    """The time, where there is noise: a score needs it.
+
+    Raises:
+        ValueError: a time without noise.
+    """
+    if bool(torch.as_tensor(process.at(t).sigma == 0).any()):
+        raise ValueError(f"{what}: t: there is no noise at t={t}, and no score; expected a time above 0")
+    return t
 
 
 class Flow:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ornstein.core import AffineProcess, Condition, Denoiser, Keyed, align, suggest, sum_event
 
-from .clock import affine_process, condition_of
+from .clock import affine_process, condition_of, inside
 from .field import field, field_divergence, jacobian
 
 __all__ = ["intrinsic_dimension", "large_values"]
@@ -64,6 +64,7 @@ def intrinsic_dimension(
     if draws < size:
         raise ValueError(f"draws: expected at least {size}, one for each coordinate; got {draws}")
     process = affine_process(denoiser, "intrinsic_dimension")
+    inside(process, t, "intrinsic_dimension")
     given = condition_of(denoiser, x, condition, fields)
     if method == "normal_space":
         return _normal_space(process, denoiser, x, t, given, draws, seed)

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ornstein.core import Condition, Denoiser, Keyed, Time, suggest
+from ornstein.core import AffineProcess, Condition, Denoiser, Keyed, Time, suggest
 from ornstein.processes.divergence import divergence, probes_of
 
-from .clock import condition_of
+from .clock import condition_of, inside
 from .linearised import Linearised, Singular, leading
 
 __all__ = ["VIEWS", "asymmetry", "circulation", "field", "field_divergence", "jacobian", "jacobian_svd"]
@@ -47,6 +47,8 @@ def field(
 
 
 def _linear(denoiser: Denoiser, x: Tensor, t: Time, view: str, condition: Any, fields: Any) -> Linearised:
+    if view != "mean" and isinstance(denoiser.process, AffineProcess):
+        inside(denoiser.process, t, view)
     return Linearised(field(denoiser, t, view, condition_of(denoiser, x, condition, fields)), x)
 
 

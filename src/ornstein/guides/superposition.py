@@ -57,6 +57,11 @@ class Superposition(Guide):
     def check(self, denoiser: Denoiser) -> None:
         """All models must be of the same process."""
         for other in self.others:
+            if other.estimates != denoiser.estimates:
+                raise ValueError(
+                    f"others: {type(other).__name__} estimates a {other.estimates}, the guided model a "
+                    f"{denoiser.estimates}: their laws cannot be weighed against each other"
+                )
             if other.process is not denoiser.process and other.process.spec() != denoiser.process.spec():
                 raise ValueError(
                     f"Superposition: the models are of different processes, {denoiser.process.spec()} and "

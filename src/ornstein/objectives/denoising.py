@@ -28,7 +28,7 @@ from .coupling import Coupling, Independent
 from .times import TimeSampler, UniformTime, later
 from .weighting import WEIGHTINGS
 
-__all__ = ["Denoising", "Seen"]
+__all__ = ["Denoising", "Seen", "mark"]
 
 
 class Seen(NamedTuple):
@@ -105,6 +105,13 @@ class Denoising(Objective):
         self.weighting, self.drop, self.clean, self.first = weighting, drop, clean, first
         self.coupling = Independent() if coupling is None else coupling
         self.sampler = UniformTime(first) if times is None else times
+        for name, piece, kind in (
+            ("coupling", self.coupling, Coupling),
+            ("times", self.sampler, TimeSampler),
+        ):
+            if not isinstance(piece, kind):
+                raise TypeError(f"{name}: expected a {kind.__name__} of ornstein.objectives, got {piece!r}")
+        self.estimates = "velocity" if self.coupling.dependent else "posterior"
 
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The losses of one batch."""
@@ -114,6 +121,8 @@ class Denoising(Objective):
         """The batch noised, and what the model says of it."""
         x_0 = batch["x_0"]
         condition, level = _level_of(model, batch)
+        if level is not None and self.coupling.dependent:
+            raise ValueError("level: items that are noisy themselves need independent noise, not a coupling")
         z = self._coupled(model, x_0, condition, noise.fold("state"))
         t = batch["time"] if batch.get("time") is not None else self.times(model.process, x_0, noise)
         if level is None:
@@ -154,7 +163,7 @@ class Denoising(Objective):
                 f"{type(model.process).__name__} has not; leave it independent"
             )
         if model.training:
-            _mark(model)
+            mark(model)
         z: Tensor = self.coupling(x_0, noise, model.process.space, condition, together=model.training)
         return z
 
@@ -228,7 +237,7 @@ def _gap(process: Any, seen: Seen) -> Tensor:
     return torch.where(align(noisy, gap), item - seen.x_0, gap)
 
 
-def _mark(model: Any) -> None:
+def mark(model: Any) -> None:
     """Say, also in what is saved, that a model under training estimates a velocity."""
     model.estimates = "velocity"
     arguments = model.__dict__.get("_arguments", {})

@@ -56,9 +56,14 @@ def divergence(
         create_graph: to differentiate through the result.
     """
     if probes is not None:
-        parts = [_quadratic(value, x, some, create_graph) for some in probes.split(chunk)]
+        parts = [
+            _quadratic(value, x, some, create_graph) for some in probes.split(1 if create_graph else chunk)
+        ]
         return torch.cat(parts)
     size = value[0].numel()
+    chunk = (
+        1 if create_graph else chunk
+    )  # torch batches no second derivatives through a U-Net's interpolation
     total = value.new_zeros(1, len(value))
     for first in range(0, size, chunk):
         unit = torch.eye(size, dtype=value.dtype, device=value.device)[first : first + chunk]

@@ -9,6 +9,7 @@ import torch
 
 from ornstein.core import AffineProcess, Condition, Denoiser, Objective, Process, Tree, leaves
 from ornstein.denoisers import GaussianFit
+from ornstein.objectives.denoising import mark
 
 from .lesson import Lesson
 from .source import Source
@@ -39,8 +40,10 @@ def check(denoiser: Any, data: Any, objective: Objective) -> None:
     _check_batch(denoiser, data, objective)
 
 
-def completed(denoiser: Denoiser, data: Any) -> None:
-    """Tell a denoiser what it does not know of the data: the shape of samples, and their Gaussian fit."""
+def completed(denoiser: Denoiser, data: Any, objective: Objective) -> None:
+    """Tell a denoiser what it does not know: the shape of samples, their Gaussian fit, and what it will estimate."""
+    if any(part.estimates == "velocity" for part in objective.modules() if isinstance(part, Objective)):
+        mark(denoiser)  # before its average is made
     shape, arguments = getattr(data, "shape", None), denoiser.__dict__.get("_arguments", {})
     if denoiser.shape is None and shape is not None:
         denoiser.shape = arguments["shape"] = _plain(shape)
@@ -81,8 +84,18 @@ def _check_fields(denoiser: Denoiser, data: Any, objective: Objective) -> None:
     lacking = sorted(denoiser.process.fields - set(fields) - _said(objective, "supplies"))
     if lacking:
         raise ValueError(f"data: {data.name!r} lacks what the process needs: {', '.join(lacking)}")
+    if "level" in fields and "level" in _said(objective, "fields"):
+        _check_levels(fields["level"])
     if "label" in denoiser.fields and "label" in fields:
         denoiser.prepare(Condition({"label": fields["label"]}))  # refuses labels it does not know
+
+
+def _check_levels(level: Any) -> None:
+    low, high = (float(v) for v in torch.as_tensor(level).double().aminmax())
+    if not 0 <= low <= high < 1:
+        raise ValueError(
+            f"level: the times at which items sit lie in [0, 1), 0 for clean ones; got {low:.3g} to {high:.3g}"
+        )
 
 
 def _check_batch(denoiser: Denoiser, data: Any, objective: Objective) -> None:

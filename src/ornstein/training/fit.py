@@ -109,7 +109,7 @@ def fit(
     data = dataset(data)
     folder = RunFolder(Path(out if out is not None else f"runs/{Path(str(data.name)).stem}"), keep)
     check(denoiser, data, objective)
-    completed(denoiser, data)
+    completed(denoiser, data, objective)
     accelerator = _accelerator(trackers, folder.path)
     with _own_generators(accelerator.device):
         run = Training(denoiser, data, objective, options, folder, accelerator, draw, callback)

@@ -152,8 +152,12 @@ class Training:
                 self._checkpoint(step)
 
     def _sheet(self, step: int) -> None:
-        with torch.no_grad(), _evaluating(self.learner.model) as model:
-            samples = tree_map(lambda leaf: leaf.cpu(), self.draw(model))
+        try:
+            with torch.no_grad(), _evaluating(self.learner.model) as model:
+                samples = tree_map(lambda leaf: leaf.cpu(), self.draw(model))
+        except (TypeError, ValueError) as error:  # of a model that needs more than a count and labels
+            warnings.warn(f"no sheet of samples: {error} (give fit a draw=, or sample_every=0)", stacklevel=2)
+            return
         columns = getattr(self.draw, "columns", COLUMNS)
         write_sheet(self.folder.samples, step, self.data.decode(samples), columns)
 
