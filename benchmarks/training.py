@@ -34,6 +34,7 @@ from .trainers import TRAINERS, Trainer, bare
 PACKAGES = ("ornstein", "torch", "diffusers", "denoising-diffusion-pytorch", "smalldiffusion")
 LEVELS = (0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 BATCH = 64
+SAMPLES = 500  # drawn at every stop of the race
 LONG = 10**6  # steps of a run that is not to end
 
 
@@ -122,7 +123,7 @@ def distances(seconds: float, stops: int) -> dict[str, Any]:
                 trainer.step(i)
                 paces.append(time.process_time() - began)
                 spent, i = spent + paces[-1], i + 1
-            found[name].append((spent, distance(trainer.draw(1000, 20), classifier, known)))
+            found[name].append((spent, distance(trainer.draw(SAMPLES, 20), classifier, known)))
             print(f"{name}: {found[name][-1][1]:.2f} after {spent:.0f} s and {i * batch} images", flush=True)
     print(verdict(found))
     return found
@@ -162,7 +163,7 @@ def arguments() -> argparse.Namespace:
         "--images", type=int, default=25_600, help="images seen for the loss (default 25,600)"
     )
     parser.add_argument("--seconds", type=float, default=600, help="seconds of the race (default 600)")
-    parser.add_argument("--stops", type=int, default=10, help="stops of the race (default 10)")
+    parser.add_argument("--stops", type=int, default=5, help="stops of the race (default 5)")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     return parser.parse_args()
 

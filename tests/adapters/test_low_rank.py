@@ -114,7 +114,7 @@ def test_what_cannot_be_adapted_is_refused():
         LowRank(nn.Conv2d(4, 4, 3, groups=2))
     with pytest.raises(ValueError, match="Did you mean 'qkv'"):
         adapt(UNet(1, width=8, attention=(0,)), ("qvk",), 2)
-    with pytest.raises(ValueError, match="new name"):
+    with pytest.raises(ValueError, match="another name"):
         LowRank(nn.Linear(2, 2)).add("a", 1).add("a", 1)
     with pytest.raises(ValueError, match="unknown adapter"):
         adapter_state(nn.Linear(2, 2))

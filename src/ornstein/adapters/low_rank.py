@@ -139,14 +139,16 @@ def adapt(
     """
     if isinstance(targets, str):
         raise TypeError(f"targets: expected a sequence of names such as ({targets!r},), got {targets!r}")
-    if not adapters_of(network):
-        network.requires_grad_(False)
+    if "." in name:
+        raise ValueError(f"name: an adapter's name has no dot, got {name!r}")
     layers = _layers(network)
     found = {t: [k for k in layers if k == t or k.endswith(f".{t}")] for t in targets}
     for target, names in found.items():
         if not names:
             raise ValueError(suggest(target, {k.rpartition(".")[2] for k in layers}, "layer"))
     chosen = sorted({k for names in found.values() for k in names})
+    if not adapters_of(network):
+        network.requires_grad_(False)
     for path in chosen:
         layer = layers[path]
         whole = layer if isinstance(layer, LowRank) else LowRank(layer)

@@ -32,6 +32,7 @@ class Denoiser(Module):
         fields: names of the condition fields it accepts.
         shape: event shape of a state (a tree of them), where it is known.
         fit: the Gaussian fit of the data (`denoisers.GaussianFit`), where it is known: `solvers.best` uses it.
+        blocks: how a state is cut, where it is made block by block; else None.
     """
 
     process: Process
@@ -39,6 +40,7 @@ class Denoiser(Module):
     fields: frozenset[str] = frozenset()
     shape: Any = None
     fit: Any = None
+    blocks: Any = None
 
     def forward(
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
@@ -179,6 +181,7 @@ class Guided(Denoiser):
         self.process, self.estimates, self.shape = denoiser.process, denoiser.estimates, denoiser.shape
         self.fields = denoiser.fields | guide.fields
         self.fit = None if guide.by_row else denoiser.fit
+        self.blocks = denoiser.blocks
 
     def forward(
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None

@@ -22,6 +22,7 @@ from ornstein.core import (
 from ornstein.denoisers import GaussianFit
 
 from .ancestral import Ancestral
+from .blockwise import block_by_block
 from .gaussian import GaussianExponential
 from .interpolant import FreeDiffusion
 from .multistep import DPMSolverPP
@@ -118,7 +119,12 @@ def sample(
 def sampler_for(
     model: Denoiser, steps: int, solver: Solver | None = None, grid: str | TimeGrid | None = None
 ) -> Sampler:
-    """What `sample` runs: `best` where nothing is asked for and the model knows its data's Gaussian fit."""
+    """What `sample` runs: `best` where nothing is asked for and the model knows its data's Gaussian fit; block by block,
+    `steps` rows each, for a model of blocks.
+    """
+    if model.blocks is not None and not isinstance(grid, TimeGrid):
+        own = recommended(model.process) if solver is None else solver
+        return Sampler(own, grid=block_by_block(model.process.grid(grid, steps), model.blocks, own))
     if solver is None and grid is None and model.fit is not None and _has_flow(model.process, steps):
         return best(steps, model.process, model.fit, trained=True)
     return Sampler(recommended(model.process) if solver is None else solver, steps, grid)

@@ -92,9 +92,9 @@ def _check_fields(denoiser: Denoiser, data: Any, objective: Objective) -> None:
 
 def _check_levels(level: Any) -> None:
     low, high = (float(v) for v in torch.as_tensor(level).double().aminmax())
-    if not 0 <= low <= high < 1:
+    if not 0 <= low <= high <= 1:
         raise ValueError(
-            f"level: the times at which items sit lie in [0, 1), 0 for clean ones; got {low:.3g} to {high:.3g}"
+            f"level: the times at which items sit lie in [0, 1], 0 for clean ones; got {low:.3g} to {high:.3g}"
         )
 
 

@@ -53,7 +53,7 @@ class Training:
         self.folder, self.accelerator, self.callback = folder, accelerator, callback
         self.main: bool = accelerator.is_main_process
         accepted, device = fields_of(denoiser, objective), accelerator.device
-        self.draw = draw or default_draw(data, accepted, options.seed)
+        self.draw = draw or default_draw(data, denoiser.fields | denoiser.process.fields, options.seed)
         share = accelerator.process_index, accelerator.num_processes
         self.source = Source(data, options.batch, options.seed, accepted, device, *share)
         self.held_out = HeldOut(data.held_out, objective, denoiser.process, accepted, device, options.batch)
