@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(PEERS): $(INSTALLED)
 	@$(INSTALL) --editable ".[peers]"
-	@$(INSTALL) --no-deps k-diffusion azula  # the rest they ask for contradicts numpy 2, or torch without CUDA
+	@$(INSTALL) --no-deps k-diffusion azula smalldiffusion denoising-diffusion-pytorch  # what else they ask for contradicts numpy 2, or torch without CUDA
 	@touch $@
 
 install: $(INSTALLED) ## Make .venv with ornstein and all that its tests need.
@@ -52,6 +52,9 @@ bench: $(PEERS) ## Speed beside the peers, in one run.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.noise
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.likelihood
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.experts
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.blocks
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.training speed
 
 accuracy: $(PEERS) ## Error per network call beside the peers; prints ratios, draws the curves (half an hour).
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.accuracy --tables docs/solvers/accuracy-table.md \

@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,3 +59,24 @@ def test_accuracy_is_ahead_of_the_stock_solvers_that_are_installed(tmp_path: Pat
     for measure, limit in {"median": 0.5, "rmse": 0.75, "sliced": 0.8}.items():
         assert row["ours"][measure] < limit * row["peers"][measure][0]
     assert "| wine | 8 |" in tables.read_text(encoding="utf-8")
+
+
+def test_the_training_error_of_the_best_constant_gain_is_one() -> None:
+    """And a perfect denoiser has 0."""
+    from benchmarks.trainers import Trainer
+    from benchmarks.training import held_out_error
+
+    x = 0.6 * torch.randn(500, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = SimpleNamespace(held_out=SimpleNamespace(batch=lambda rows: {"x_0": x[rows]}))
+    gain = lambda y, level: 0.36 / (0.36 + level**2) * y  # noqa: E731
+    nothing = lambda *_: x  # noqa: E731
+    assert held_out_error(Trainer("gain", 0, nothing, gain, nothing), data) == pytest.approx(1.0, rel=0.02)
+    assert held_out_error(Trainer("perfect", 0, nothing, lambda y, level: x, nothing), data) == 0.0
+
+
+def test_stand_ins_are_taken_away_again() -> None:
+    from benchmarks.trainers import without
+
+    with without(("no_such_module", "no_such_module.part")):
+        import no_such_module  # noqa: F401
+    assert not any(name.startswith("no_such_module") for name in sys.modules)
