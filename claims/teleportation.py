@@ -82,7 +82,7 @@ class Teleportation(Claim):
             "unipc full": run(model, y, UniPC(3), even(14)),
             "unipc teleported": run(model, y, UniPC(3), even(14)[4:], fit),
             "unipc": run(model, y, UniPC(3), even(10)),
-            "best": lambda k: at(model, y[:k], best(10, affine(model), fit)),
+            "best": lambda k: at(model, y[:k], best(10, affine(model), fit, trained=True)),
         }
         checked = min(n, 200)
         truth, found = run(model, y, UniPC(3), even(150))(checked), {}

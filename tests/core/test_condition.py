@@ -43,3 +43,11 @@ def test_staged_fields_are_resolved_at_a_time():
 
     made = Condition({"a": torch.ones(2), "s": Staged()}, {"a": torch.ones(2) > 0, "s": torch.ones(2) > 0})
     assert made.at(0.9)["s"].tolist() == [1.0, 1.0] and made.at(0.1)["s"].tolist() == [0.0, 0.0]
+
+
+def test_fields_are_taken_away_with_their_masks():
+    made = Condition({"a": torch.arange(3), "b": torch.rand(3, 2)}, {"a": torch.arange(3) > 0})
+    rest = made.without("b", "c")
+    assert set(rest) == set(rest.present) == {"a"}
+    assert rest.present["a"].tolist() == [False, True, True] and set(made) == {"a", "b"}
+    assert not made.without("a", "b") and isinstance(made.without("a", "b"), Condition)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -178,3 +180,30 @@ def test_its_files_rebuild_it(network, tmp_path):
     assert torch.allclose(
         twin(x, 0.5, condition).mean.double(), model(x.double(), 0.5, condition).mean, atol=1e-5
     )
+
+
+def test_an_earlier_block_does_not_read_the_blocks_that_came_after_it(network):
+    """A run that goes back, such as one of a solver that tries a step again, must not read what is kept of later."""
+    model, run = Blockwise(network, PROCESS), SimpleNamespace(memory={})
+    x, times = torch.randn(2, 1, 4, 4).double(), torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 1.0, 1.0, 1.0]])
+    for row in times.double():
+        t = model.blocks.spread(row[None])
+        kept, fresh = model(x, t, step=run), model(x, t)
+        assert torch.equal(kept.mean, fresh.mean)
+        assert kept.evaluations == fresh.evaluations
+
+
+def test_processes_with_an_anchor_or_of_another_kind_are_refused(network):
+    for process in (processes.Shifted(PROCESS), processes.Absorbing(3)):
+        with pytest.raises(ValueError, match="process: expected an affine process without an anchor"):
+            Blockwise(network, process)
+
+
+def test_a_step_reads_its_times_from_the_device_once(network, monkeypatch):
+    model, reads, cpu = Blockwise(network, PROCESS), [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda v: reads.append(v) or cpu(v))
+    x = torch.randn(2, 1, 4, 4).double()
+    for t in (model.blocks.spread(torch.tensor([[0.5, 1.0, 1.0, 1.0]]).double()), 0.0):
+        reads.clear()
+        model(x, t)
+        assert len(reads) == 1

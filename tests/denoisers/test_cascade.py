@@ -142,3 +142,19 @@ def test_both_forms_train_without_the_field_in_the_data_and_leave_the_codec_as_i
 def test_a_refiner_that_reads_no_image_is_refused():
     with pytest.raises(ValueError, match="does not read 'anchor'"):
         Cascade(Near(), codec())
+
+
+def test_rows_without_a_code_have_no_image():
+    some = Condition({"code": torch.randn(4, 2)}).dropped(torch.tensor([True, False, True, False]))
+    prepared = Cascade(Near(), codec(), "shown").prepare(some)
+    assert prepared.present["shown"].tolist() == [False, True, False, True]
+    assert set(prepared) == {"shown"}
+
+
+def test_the_refiner_prepares_the_rest_of_the_condition():
+    unet = UNet(3, width=8, multipliers=(1, 2), out_channels=1, labels=3)
+    refiner = NetworkDenoiser(Concatenated(unet, 1, "anchor"), RectifiedFlow(), "edm", (1, 8, 8))
+    model = Cascade(refiner, codec((1, 8, 8)))
+    for given in ({}, {"code": torch.randn(2, 2)}):
+        with pytest.raises(ValueError, match="label: expected 0 to 2"):
+            model.prepare(Condition({**given, "label": torch.tensor([0, 3])}))

@@ -165,3 +165,13 @@ def test_impossible_ones_are_refused():
         LowRankMixture(VariancePreserving(), (4,), 5)
     with pytest.raises(ValueError, match="Did you mean 'soft'"):
         LowRankMixture(VariancePreserving(), (4,), 2, assignment="sof")
+
+
+@pytest.mark.parametrize("assignment", ["soft", "hard"])
+def test_the_frames_are_made_orthonormal_once_a_call(assignment, monkeypatch):
+    model, calls, qr = LowRankMixture(VariancePreserving(), (4,), 2, 3, assignment), [], torch.linalg.qr
+    monkeypatch.setattr(torch.linalg, "qr", lambda v: calls.append(v) or qr(v))
+    x = torch.randn(5, 4)
+    model(x, 0.3)
+    model.given(x, 0.3, torch.ones(5, 3) / 3)
+    assert len(calls) == 2

@@ -176,11 +176,12 @@ def test_joint_less_separate_is_the_conditional_score_less_the_marginal_one():
         torch.testing.assert_close(difference[i : i + 1], given - marginal[i : i + 1], rtol=1e-8, atol=1e-9)
 
 
-def test_the_guide_is_classifier_free_guidance_with_the_other_stream_as_condition():
+@pytest.mark.parametrize("scale", [-1.0, 0.5, 2.0, 2.5])
+def test_the_guide_is_classifier_free_guidance_with_the_other_stream_as_condition(scale):
     truth, x, t = pair(), state(), {"x": 0.4, "y": 0.0}
-    guided = JointSeparate(2.5)(truth)(x, t)
+    guided = JointSeparate(scale)(truth)(x, t)
     apart = Condition({"joint": torch.zeros(5)})
-    expected = 2.5 * truth(x, t).mean["x"] - 1.5 * truth(x, t, apart).mean["x"]
+    expected = scale * truth(x, t).mean["x"] + (1 - scale) * truth(x, t, apart).mean["x"]
     torch.testing.assert_close(guided.mean["x"], expected, rtol=1e-12, atol=1e-12)
     assert guided.evaluations == 2
     torch.testing.assert_close(JointSeparate(0.0)(truth)(x, t).mean["x"], truth(x, t, apart).mean["x"])
@@ -208,3 +209,13 @@ def test_sizes_that_do_not_fit_are_refused():
         ProductGaussian({"x": MEAN["x"]}, C, process)
     with pytest.raises(ValueError, match=r"covariance: expected \(4, 4\)"):
         ProductGaussian(MEAN, C[:3, :3], process)
+
+
+def test_rows_that_do_not_say_how_joint_they_are_are_joint():
+    truth, x, t = pair(), state(), {"x": 0.4, "y": 0.2}
+    unsaid = torch.tensor([True, False, True, False, True])
+    apart = Condition({"joint": torch.zeros(5)})
+    found = truth(x, t, apart.dropped(unsaid)).mean["x"]
+    expected = [truth(x, t, v).mean["x"] for v in (None, apart)]
+    torch.testing.assert_close(found, torch.where(unsaid[:, None], *expected))
+    assert not torch.allclose(*expected, atol=1e-3)

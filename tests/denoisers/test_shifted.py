@@ -164,3 +164,23 @@ def test_a_process_without_signal_at_its_end_is_refused():
     truth = denoisers.GaussianDenoiser(torch.zeros(3), 1.0, processes.RectifiedFlow())
     with pytest.raises(ValueError, match="some signal at time 1"):
         denoisers.ShiftedDenoiser(truth, nn.Identity(), nn.Identity())
+
+
+def test_a_code_that_is_given_comes_before_that_of_the_image(parts):
+    base, branch, encoder = opened(parts)
+    model = denoisers.ShiftedDenoiser(base, branch, encoder)
+    image, code = torch.randn(3, 1, 8, 8), torch.randn(3, 6)
+    shown = {"image": torch.tensor([True, True, False]), "code": torch.tensor([True, False, False])}
+    coded = model.coded(Condition({"image": image, "code": code}, shown))
+    assert torch.equal(coded["code"][:1], code[:1])
+    assert torch.allclose(coded["code"][1:2], encoder(image)[1:2])
+    assert coded.present["code"].tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("t", [0.0, 0.02, 0.1])
+def test_the_level_before_the_first_is_the_first(t):
+    model = denoisers.ShiftedDenoiser(base(), nn.Identity(), nn.Identity(), spacing=0.1)
+    level = VP.at(0.0)
+    for time in (t, torch.tensor([t], dtype=torch.float64)):
+        found = torch.as_tensor(model.coefficient(time))
+        assert torch.allclose(found, torch.as_tensor(level.sigma**2 / level.alpha, dtype=found.dtype))

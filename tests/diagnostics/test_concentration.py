@@ -214,3 +214,12 @@ def test_least_squares_solves_the_normal_equations():
     assert torch.equal(least_squares(x, y, x), (x @ weights).argmax(1))
     with pytest.raises(ValueError, match="every class"):
         universality((x, torch.zeros_like(y).scatter(0, torch.tensor([0]), 1)), (x, y))
+
+
+def test_a_twin_is_drawn_where_its_data_are():
+    x, y = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2
+    expected = gaussian_twin(x, y, 4, torch.Generator().manual_seed(1))[0]
+    with torch.device("meta"):
+        found = gaussian_twin(x, y, 4, torch.Generator("cpu").manual_seed(1))[0]
+        alone = gaussian_twin(x, y, 4)[0]
+    assert torch.equal(found, expected) and alone.device == x.device

@@ -8,7 +8,7 @@ import torch
 from ornstein.denoisers import Gauged, GaugeField, GaussianDenoiser, MixtureDenoiser
 from ornstein.diagnostics import intrinsic_dimension, jacobian
 from ornstein.diagnostics.dimension import large_values
-from ornstein.processes import RectifiedFlow, VarianceExploding, VariancePreserving
+from ornstein.processes import BrownianBridge, RectifiedFlow, VarianceExploding, VariancePreserving
 
 D, K = 10, 3
 
@@ -104,6 +104,15 @@ def test_flipd_is_the_formula():
     r = gauge(level.alpha * x, t)
     both = intrinsic_dimension(Gauged(truth, gauge), x, t, "divergence")
     assert torch.allclose(both, want + level.sigma**2 * (r**2).sum(1), rtol=1e-8)  # div r = r . s = 0 here
+
+
+@pytest.mark.parametrize("method", ["jacobian", "normal_space", "divergence"])
+def test_a_bridge_is_read_around_its_anchor(method):
+    process = BrownianBridge()
+    truth = plane(process)
+    x, y = 0.1 * truth.sample_data(6, torch.Generator().manual_seed(0)), 1000.0 + torch.arange(6.0)[:, None]
+    found = intrinsic_dimension(truth, x, 1e-4, method, anchor=y.expand(6, D))
+    assert torch.allclose(found.double(), torch.full((6,), float(K)), atol=0.2)
 
 
 def test_what_cannot_be_read_is_refused():

@@ -63,6 +63,17 @@ def test_a_row_depends_on_its_sample_its_level_and_its_noise_alone(model):
     assert not torch.allclose(other, whole, atol=1e-3)
 
 
+def test_a_guide_does_not_run(model):
+    """Its pass with a condition and without are two; features are those of the one that was asked for."""
+    label = Condition({"label": torch.ones(5).long()})
+    calls = []
+    handle = model.network.register_forward_hook(lambda *given: calls.append(1))
+    found = features(guides.ClassifierFree(3.0)(model), X, 0.3, NAMES, condition=label)
+    handle.remove()
+    expected = features(model, X, 0.3, NAMES, condition=label)
+    assert calls == [1] and all(torch.equal(found[k], expected[k]) for k in NAMES)
+
+
 def test_wrappers_leave_features_alone(model):
     expected = features(model, X, 0.3, NAMES)
     guided = guides.ClassifierFree(3.0)(guides.ClassifierFree(2.0)(model))
@@ -85,6 +96,10 @@ def test_labels_cannot_leak_unless_given(model):
     assert torch.equal(features(model, X, 0.3, ["decoder.1"], condition=null)["decoder.1"], plain)
     told = features(model, X, 0.3, ["decoder.1"], condition=Condition({"label": torch.ones(5).long()}))
     assert not torch.allclose(told["decoder.1"], plain, atol=1e-3)
+    by_field = features(model, X, 0.3, ["decoder.1"], label=1)
+    assert torch.equal(by_field["decoder.1"], told["decoder.1"])
+    with pytest.raises(TypeError, match="Did you mean 'label'"):
+        features(model, X, 0.3, lable=1)
 
 
 def test_taps_keep_the_graph_and_leave_no_hooks(model):
@@ -98,6 +113,9 @@ def test_taps_keep_the_graph_and_leave_no_hooks(model):
 def test_names_that_are_none_are_refused(model):
     with pytest.raises(ValueError, match=r"Did you mean 'decoder\.0'"):
         features(model, X, 0.3, ["decodr.0"])
+    for asked in (features, pooled_features):
+        with pytest.raises(TypeError, match=r"names: expected a sequence of names such as \('middle',\)"):
+            asked(model, X, 0.3, "middle")
     truth = denoisers.GaussianDenoiser(torch.zeros(2), 1.0, VP)
     with pytest.raises(ValueError, match="GaussianDenoiser has no network"):
         feature_names(truth)

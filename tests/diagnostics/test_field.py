@@ -125,6 +125,11 @@ def test_a_block_of_the_jacobian_is_that_block():
     want = (some - some.mT).flatten(1).norm(dim=1) / some.flatten(1).norm(dim=1)
     assert torch.allclose(asymmetry(model, x, 0.3, index), want, atol=1e-14)
     assert jacobian(model, x, 0.3, 4).shape == (5, 4, 4)
+    for seed in (0, 1):
+        drawn = torch.randperm(len(full[0]), generator=torch.Generator().manual_seed(seed))[:4].sort().values
+        expected = full[:, drawn][:, :, drawn]
+        assert torch.allclose(jacobian(model, x, 0.3, 4, seed=seed), expected, atol=1e-14)
+    assert not torch.allclose(jacobian(model, x, 0.3, 4, seed=0), jacobian(model, x, 0.3, 4, seed=1))
 
 
 def test_divergences_agree():

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from ornstein import denoisers, networks, processes
-from ornstein.diagnostics import alignment, cka, head_probe, linear_probe, probe_grid, uniformity
+from ornstein.core import Keyed
+from ornstein.diagnostics import (
+    alignment,
+    cka,
+    head_probe,
+    linear_probe,
+    pooled_features,
+    probe_grid,
+    uniformity,
+)
 from ornstein.diagnostics.probes import PENALTIES
 
 
@@ -61,6 +70,29 @@ def test_a_penalty_is_chosen_on_validation_data():
         linear_probe(x[:, :, None], y, 0.1)
 
 
+def test_a_probe_refuses_what_it_cannot_fit():
+    x, y = classes(n=20)
+    x[3, 1] = float("nan")
+    for fit in (lambda: linear_probe(x, y, 0.1), lambda: head_probe(x, y)):
+        with pytest.raises(ValueError, match="finite numbers, got others in 1 of 20 rows"):
+            fit()
+    for penalty in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match="penalty: expected a finite number from 0 up"):
+            linear_probe(*classes(n=20), penalty)
+
+
+def test_a_probe_is_shown_in_a_line():
+    assert repr(linear_probe(*classes(n=20), 0.1)) == "Probe(Linear of 6 features)"
+
+
+def test_a_probe_is_where_its_features_are_whatever_the_default_device():
+    x, y = classes(n=20)
+    expected = linear_probe(x, y, 0.1).logits(x), head_probe(x, y, epochs=2).logits(x)
+    with torch.device("meta"):
+        found = linear_probe(x, y, 0.1), head_probe(x, y, epochs=2)
+    assert all(torch.equal(p.logits(x), want) for p, want in zip(found, expected, strict=True))
+
+
 def test_an_mlp_finds_what_no_line_does():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(800, 2, generator=generator)
@@ -108,6 +140,24 @@ def test_the_grid_has_a_cell_for_every_block_and_level_and_chooses_on_its_own_va
     assert "blocks.1" in grid.table() and "t=0.05" in grid.table()
 
 
+def test_a_grid_is_judged_with_noise_that_fitted_nothing(model):
+    x, y = classes(n=60)
+    y = torch.randint(
+        3, (60,), generator=torch.Generator().manual_seed(0)
+    )  # noise alone decides what is right
+    grid = probe_grid(model, x, y, (0.9,), ["blocks.0"], penalty=1e-4)
+    probe = grid.probes["blocks.0", 0.9]
+
+    def share(noise):
+        found = pooled_features(model, x, 0.9, ["blocks.0"], noise)["blocks.0"]
+        return probe.accuracy(found, y)
+
+    for seed in (0, 1):
+        assert (
+            grid.judge(model, x, y, seed) == share(Keyed(seed, 60).fold("judged")) != share(Keyed(seed, 60))
+        )
+
+
 def test_the_probes_of_a_grid_never_see_the_validation_labels(model):
     x, y = classes(n=100)
     other = torch.where(torch.arange(100) < 80, y, (y + 1) % 3)
@@ -135,6 +185,12 @@ def test_cka_is_the_same_by_kernels_and_by_covariances():
     assert cka(x, y) == pytest.approx(cka(y, x))
     with pytest.raises(ValueError, match="same 10 samples"):
         cka(x, y[:5])
+
+
+def test_one_sample_has_no_similarity():
+    for asked in (lambda: cka(torch.ones(1, 3), torch.ones(1, 3)), lambda: uniformity(torch.ones(1, 3))):
+        with pytest.raises(ValueError, match="at least 2 samples"):
+            asked()
 
 
 def test_alignment_and_uniformity_have_their_known_values():

@@ -179,3 +179,48 @@ def test_what_cannot_be_tiled_is_refused(mixture):
     shapeless = denoisers.NetworkDenoiser(networks.UNet(1), VP)
     with pytest.raises(ValueError, match="known shape"):
         guides.Tiled((8, 8), 2)(shapeless)
+
+
+def test_a_text_is_told_to_every_window_whatever_its_size():
+    guide = guides.Tiled((8,), 4)
+    tiling, rows = guide.tiling(field(4)), torch.arange(2).repeat_interleave(2)
+    for tokens in (1, 3):  # of 8 features, as many as places
+        text, signal = torch.randn(2, tokens, 8), torch.randn(2, 2, 8)
+        given = guide.spread(Condition({"text": text, "measurement": signal}), rows, tiling)
+        assert torch.equal(given["text"], text[rows])
+        assert torch.equal(given["measurement"], tiling.cut(signal).flatten(0, 1))
+
+
+def test_the_fit_of_patches_is_none_of_the_canvas(mixture, monkeypatch):
+    monkeypatch.setattr(mixture, "fit", "of patches", raising=False)
+    assert guides.Tiled((8, 8), 4)(mixture).fit is None
+
+
+@pytest.mark.parametrize("count", [2, torch.tensor([2]), torch.full((4,), 2)], ids=str)
+def test_the_calls_of_all_windows_are_counted(mixture, count):
+    class Counted(Denoiser):
+        process, shape = VP, (1, 4, 4)
+
+        def forward(self, x, t, condition=None, step=None):
+            calls = count if isinstance(count, int) or len(count) == 1 else count[:1].expand(len(x))
+            return Posterior(self.process, x, t, x, evaluations=calls)
+
+        def _example(self):
+            return torch.zeros(1)
+
+    tiled = guides.Tiled((8, 4), 4, chunk=3)(Counted())
+    assert tiled(torch.randn(3, 1, 8, 4), 0.5).evaluations.tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    "canvas, stride, message",
+    [
+        (16, 4, "canvas: expected whole numbers, one an axis; got 16"),
+        ((16.0, 16), 4, "canvas: expected whole numbers"),
+        ((16, 16), 4.0, "stride: expected whole numbers, one an axis, or one for all; got 4"),
+        ((16, 16), (4, 2.5), "stride: expected whole numbers"),
+    ],
+)
+def test_sizes_that_are_no_whole_numbers_are_refused_by_name(canvas, stride, message):
+    with pytest.raises(ValueError, match=message):
+        guides.Tiled(canvas, stride)

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from ornstein.core import Condition
-from ornstein.networks import Block, JointBlock, KVCache, MoE, SwiGLU, Transformer
+from ornstein.denoisers import NetworkDenoiser
+from ornstein.diagnostics import pooled_features
+from ornstein.networks import Block, JointBlock, KVCache, MoE, SwiGLU, Transformer, tap_names, tapped
 from ornstein.networks.norms import RMSNorm
 from ornstein.networks.patches import from_patches, to_patches
 from ornstein.networks.rotary import grid_positions, rotate, waves
+from ornstein.processes import RectifiedFlow
 
 
 def tokens(length=6, width=16):
@@ -212,3 +215,68 @@ def test_arguments_that_do_not_fit_are_refused():
         Transformer(1, patch=(2,))
     with pytest.raises(ValueError, match=r"x: expected shape \(B, 1, H, W\)"):
         Transformer(1, width=16, heads=2)(torch.zeros(2, 3, 4, 4), torch.zeros(2))
+
+
+def as_last(block, **options):
+    """The block with its second stream ending there, of the same weights."""
+    made = JointBlock(16, 4, 6, last=True, **options).double()
+    made.own.load_state_dict(block.own.state_dict())
+    other, state = block.other, made.other
+    state.modulation.weight.data, state.modulation.bias.data = (
+        v.data[:32].clone() for v in (other.modulation.weight, other.modulation.bias)
+    )
+    state.kv.weight.data, state.kv.bias.data = (
+        v.data[16:].clone() for v in (other.attention.qkv.weight, other.attention.qkv.bias)
+    )
+    if options.get("norm") == "rms":
+        state.norm.load_state_dict(other.norms[0].state_dict())
+    if options.get("qk_norm"):
+        state.key_norm.load_state_dict(other.attention.norms[1].state_dict())
+    return made
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "rms", "qk_norm": True}], ids=str)
+def test_where_a_second_stream_ends_the_first_comes_out_as_ever(options, wake):
+    block = wake(JointBlock(16, 4, 6, **options).double())
+    made, x, c, text = as_last(block, **options), tokens(4), vectors(), tokens(3)
+    for shown in (None, torch.tensor([[True, True, False], [True] * 3])):
+        first, second = made(x, c, text, tokens_mask=shown)
+        assert torch.allclose(first, block(x, c, text, tokens_mask=shown)[0], rtol=0, atol=1e-13)
+        assert second is text
+    assert sum(p.numel() for p in made.parameters()) < sum(p.numel() for p in block.parameters())
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_every_parameter_of_two_streams_has_a_gradient(depth, norm):
+    options = {"hidden": 8, "experts": {"experts": 2}, "labels": 3}
+    network = Transformer(1, width=16, depth=depth, heads=2, text=3, joint=True, qk_norm=norm, **options)
+    condition = Condition({"text": torch.randn(2, 5, 3), "label": torch.tensor([0, 1])})
+    network(torch.randn(2, 1, 4, 4), torch.zeros(2), condition).square().sum().backward()
+    assert [k for k, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_what_the_first_of_two_streams_reports_is_collected():
+    options = {"hidden": 8, "experts": {"experts": 4}}
+    network, found = Transformer(1, width=16, depth=3, heads=2, text=3, joint=True, **options), {}
+    network(torch.randn(2, 1, 4, 4), torch.zeros(2), collect=found)
+    assert [v.shape for v in found["routing"]] == [(2, 4, 2)] * 3
+    assert len(found["balance"]) == 3
+
+
+def test_a_tap_on_a_block_of_two_streams_keeps_the_first():
+    network = Transformer(1, width=16, depth=2, heads=2, text=3, joint=True)
+    x, level, seen = torch.randn(2, 1, 4, 4), torch.zeros(2), []
+    network.blocks[0].register_forward_hook(lambda module, given, output: seen.append(output[0]))
+    with tapped(network, tap_names(network)) as taken:
+        network(x, level)
+    assert taken["blocks.0"] is seen[0]
+    assert [v.shape for v in taken.values()] == [(2, 4, 16)] * 2
+    model = NetworkDenoiser(network, RectifiedFlow(), "velocity", (1, 4, 4))
+    assert pooled_features(model, x, 0.3, ["blocks.1"])["blocks.1"].shape == (2, 16)
+
+
+@pytest.mark.parametrize("given", [2.0, (2, 1.5), "ab"])
+def test_sizes_that_are_no_whole_numbers_are_refused_by_name(given):
+    with pytest.raises(ValueError, match="patch: expected a positive integer or 2 of them"):
+        Transformer(1, patch=given)

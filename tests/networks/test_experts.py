@@ -172,3 +172,12 @@ def test_the_losses_of_parts_join_those_of_the_batch_in_training():
 def test_sizes_that_do_not_fit_are_refused(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))}: expected"):
         mixture(**options)
+
+
+def test_an_upcycled_router_is_drawn_and_does_not_start_equal():
+    torch.manual_seed(0)
+    moe = MoE(64, experts=8, hidden=5).upcycle(SwiGLU(64, 5), spread=0.3)
+    assert moe.router.weight.std().item() == pytest.approx(0.3, rel=0.15)
+    found = {}
+    moe(torch.randn(20, 64), found)
+    assert len(found["routing"][0].unique()) == 8

@@ -8,11 +8,16 @@ import pytest
 import torch
 
 from ornstein import denoisers, processes
+from ornstein.adapters import JointAttention
 from ornstein.core import Condition, build
 from ornstein.networks import (
+    BlockwiseTransformer,
+    Concatenated,
     Embedded,
     Encoder,
     FeatureConditioned,
+    MultiHead,
+    Paired,
     SequenceTransformer,
     ShiftBranch,
     Transformer,
@@ -47,6 +52,11 @@ CASES = [
     (words, "blocks.1", 8, IDS),
     (patched, "blocks.1", 8, X),
 ]
+
+
+def sparse(channels=1, **options):
+    """A transformer whose blocks report the balance of their experts."""
+    return Transformer(channels, width=8, depth=2, heads=2, experts={"experts": 4}, **options)
 
 
 @pytest.mark.parametrize("made, at, features, x", CASES)
@@ -174,3 +184,73 @@ def test_an_encoder_says_where_things_are_and_is_row_wise():
     assert torch.allclose(encoder(x[2:3]), code[2:3], atol=1e-4)
     assert not torch.allclose(encoder(x.flip(3)), code, atol=1e-2)
     assert encoder(torch.randn(1, 1, 13, 9)).shape == (1, 6)
+
+
+def joined():
+    return filled(Transformer(1, patch=2, width=8, depth=3, heads=2, text=3, joint=True))
+
+
+@pytest.mark.parametrize("made, at, features, x", [*CASES, (joined, "blocks.0", 8, X)])
+def test_what_later_blocks_are_given_is_the_formula(made, at, features, x):
+    wrapped, given = FeatureConditioned(made(), at, features), []
+    filled(wrapped.project)
+    last = wrapped.network.get_submodule(wrapped.later[-1])
+    last.register_forward_hook(lambda module, inputs, output: given.append(inputs[1].flatten(1)))
+    with tapped(wrapped, [at]) as taken:
+        wrapped(x, LEVEL)
+    wrapped.network(x, LEVEL)
+    h = taken[at]
+    pooled = h.mean(1) if at.startswith("blocks.") else h.flatten(2).mean(2)
+    normed = (pooled - pooled.mean(1, keepdim=True)) / (pooled.var(1, False, keepdim=True) + 1e-5).sqrt()
+    expected = given[1] + (1 + wrapped.gain(LEVEL)) * wrapped.project(normed)
+    assert torch.allclose(given[0], expected, rtol=1e-4, atol=1e-5)
+    level, silent = wrapped.network.conditioning(LEVEL), torch.nn.functional.silu
+    assert torch.allclose(given[1], silent(level) if isinstance(wrapped.network, UNet) else level)
+
+
+def pair(x):
+    return {"previous": x, "next": x}
+
+
+AROUND = [
+    (lambda: Embedded(sparse(), 5), X, LEVEL, None),
+    (lambda: Concatenated(sparse(3, out_channels=1), 1), X, LEVEL, None),
+    (lambda: Paired(sparse(4, out_channels=1)), pair(X), pair(LEVEL), Condition(pair(X))),
+    (lambda: MultiHead(sparse(), {"name": TokenHead()}, "blocks.1"), X, LEVEL, None),
+    (lambda: JointAttention(sparse(), ("previous", "next"), 2), pair(X), pair(LEVEL), None),
+]
+
+
+class TokenHead(torch.nn.Module):
+    def forward(self, h):
+        return h.mean(1)
+
+
+@pytest.mark.parametrize("around, x, level, condition", AROUND, ids=[*"ecpmj"])
+def test_every_network_around_another_hands_on_what_its_parts_report(around, x, level, condition):
+    made, found = around(), {}
+    assert made.reports
+    made(x, level, condition, collect=found)
+    assert len(found["balance"]) == 2
+
+
+@pytest.mark.parametrize("mode, losses", [("train", {"balance"}), ("eval", set())])
+def test_a_network_of_several_heads_learns_the_balance_of_its_experts(mode, losses):
+    network = MultiHead(sparse(labels=3), {"name": TokenHead()}, "blocks.1")
+    assert network.labels == 3 and network.fields == {"label"}
+    model = getattr(denoisers.MultiTask(network, processes.VariancePreserving(), "noise", (1, 8, 8)), mode)()
+    assert set(model(X, 0.5).heads.get("losses", {})) == losses
+
+
+def test_heads_read_the_network_inside_others():
+    network = MultiHead(Embedded(patched(), 5), {"name": TokenHead()}, "blocks.1")
+    assert network(X, LEVEL)["name"].shape == (3, 8)
+    with pytest.raises(ValueError, match=r"unknown module 'blocks\.9'"):
+        MultiHead(Embedded(patched(), 5), {"name": TokenHead()}, "blocks.9")
+
+
+def test_an_embedding_is_refused_where_every_block_has_a_vector():
+    with pytest.raises(
+        ValueError, match="network: a BlockwiseTransformer has a conditioning vector for each"
+    ):
+        Embedded(BlockwiseTransformer(1, (4, 4), width=8, depth=1, heads=2), 5)

@@ -9,7 +9,9 @@ import torch
 
 from ornstein import denoisers, networks, objectives, processes
 from ornstein.core import Keyed
+from ornstein.data import Dataset, TensorSplit
 from ornstein.networks import tapped
+from ornstein.training.check import check
 
 VP = processes.VariancePreserving()
 
@@ -120,6 +122,25 @@ def test_the_contrastive_term_changes_the_networks_gradient_up_to_the_tap_only()
         objectives.Contrastive(denoiser, "middle", 16, temperature=0.0)
 
 
+def test_a_wrong_block_or_width_is_named():
+    denoiser = model()
+    with pytest.raises(ValueError, match=r"at: unknown module 'midle'\. Did you mean 'middle'"):
+        objectives.Contrastive(denoiser, "midle", 16)
+    wrong = objectives.Contrastive(denoiser, "middle", 8)
+    with pytest.raises(ValueError, match="features: expected 8 channels of at='middle', which gives 16"):
+        wrong(denoiser, batch(), Keyed(0, 6))
+
+
+def test_a_transformers_tokens_are_pooled_over_positions():
+    torch.manual_seed(0)
+    network = networks.Transformer(1, patch=4, width=16, depth=1, heads=2).double()
+    denoiser = denoisers.NetworkDenoiser(network, VP, "noise", shape=(1, 8, 8))
+    term = objectives.Contrastive(denoiser, "blocks.0", 16)
+    h = torch.randn(6, 4, 16)
+    torch.testing.assert_close(term._pooled(h), h.mean(1))
+    assert term.double()(denoiser, batch(), Keyed(0, 6)).batch["contrastive"] > 0
+
+
 def test_a_sample_is_its_own_condition():
     class Seen(denoisers.NetworkDenoiser):
         def forward(self, x, t, condition=None, step=None):
@@ -133,3 +154,17 @@ def test_a_sample_is_its_own_condition():
     losses = objective(seen, batch(), Keyed(0, 6))
     assert torch.equal(seen.image, batch()["x_0"])
     assert torch.equal(losses.sample, objectives.Denoising(drop=0.0)(inner, batch(), Keyed(0, 6)).sample)
+
+
+def test_the_sample_may_be_the_other_end_of_the_process():
+    """The field is made in every batch, so data need not have it."""
+    network = networks.Concatenated(
+        networks.UNet(3, width=8, multipliers=(1, 2), out_channels=1), 1, "anchor"
+    )
+    process = processes.Shifted(processes.RectifiedFlow())
+    denoiser = denoisers.NetworkDenoiser(network.double(), process, "edm", (1, 8, 8))
+    split = TensorSplit(batch()["x_0"])
+    data = Dataset("squares", split, split, (1, 8, 8))
+    check(denoiser, data, objectives.OwnCondition(objectives.Denoising(), "anchor"))
+    with pytest.raises(ValueError, match="lacks what the process needs: anchor"):
+        check(denoiser, data, objectives.OwnCondition(objectives.Denoising(), "image"))

@@ -105,6 +105,39 @@ def test_the_entropic_plan_lies_between_assignment_and_independence():
     torch.testing.assert_close(plan.sum(0), torch.full((48,), 1 / 48), rtol=1e-3, atol=0)
 
 
+def test_a_row_draws_its_noise_from_all_of_its_plan():
+    """Of a uniform plan between n rows and n noises about n (1 - 1 / e) noises are chosen, each in the mean once."""
+    pytest.importorskip("ot", reason="Python Optimal Transport is an extra")
+    x, n = normal(48, 2), 48
+    chosen = []
+    for seed in range(20):
+        z, paired = plain(x, seed), Sinkhorn(1e4)(x, Keyed(seed, n))
+        chosen.append(torch.cdist(paired, z).argmin(1))
+        assert n / 2 < len(chosen[-1].unique()) < 0.8 * n
+    assert float(torch.cat(chosen).double().mean()) == pytest.approx((n - 1) / 2, abs=2)
+
+
+class Asked(Independent):
+    """Remembers whether it was asked for the batch of all processes."""
+
+    def __init__(self):
+        super().__init__()
+        self.dependent, self.together = True, []
+
+    def forward(self, x_0, noise, space=EUCLIDEAN, condition=None, together=False):
+        self.together.append(together)
+        return super().forward(x_0, noise, space, condition)
+
+
+def test_only_training_pairs_over_all_processes():
+    """One process alone evaluates what all have trained: there it must not wait for the others."""
+    model = NetworkDenoiser(ResidualMLP(2, 16, 1).double(), RectifiedFlow(), shape=(2,))
+    coupling = Asked()
+    for mode in (True, False):
+        Denoising(coupling=coupling)(model.train(mode), {"x_0": normal(4, 2)}, Keyed(0, 4))
+    assert coupling.together == [True, False]
+
+
 class Perfect(Denoiser):
     """Standard normal data with the coupling z = x: x_t = (alpha + sigma) x, so D = x_t / (alpha + sigma)."""
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ornstein.conditions import PerturbEmbedding
 from ornstein.core import Condition, Keyed
 from ornstein.denoisers import NetworkDenoiser, TableDenoiser
-from ornstein.objectives import Denoising
-from ornstein.processes import Absorbing, RectifiedFlow, VarianceExploding, VariancePreserving
+from ornstein.objectives import Denoising, Heads, OwnCondition, Perturbed
+from ornstein.processes import Absorbing, ProductProcess, RectifiedFlow, VarianceExploding, VariancePreserving
 
 from ..exact import TABLE, TABLE_WEIGHTS, gaussian, joint, table
 
@@ -150,6 +151,53 @@ def test_items_with_a_weight_and_a_time_of_their_own():
         model, {"x_0": x_0, "time": t, "weight": torch.tensor([0.0, 1.0, 2.0])}, Keyed(0, 3)
     )
     torch.testing.assert_close(weighted.sample, plain * torch.tensor([0.0, 1.0, 2.0]))
+
+
+class Gain(torch.nn.Module):
+    """A tree network of one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x, level, condition=None):
+        return {k: self.gain * v for k, v in x.items()}
+
+
+@pytest.mark.parametrize("weighting", ["target", "snr", "min-snr", "snr-power", "edm", "sigmoid", "uniform"])
+@pytest.mark.parametrize("first", [0.0, 1e-3])
+def test_clean_leaves_have_no_loss_and_a_finite_gradient(first, weighting):
+    process = ProductProcess({"a": RectifiedFlow(), "b": VariancePreserving("cosine")})
+    model = NetworkDenoiser(Gain().double(), process, "edm", shape={"a": (2,), "b": (3,)})
+    x_0 = {"a": torch.randn(200, 2), "b": torch.randn(200, 3)}
+    objective, noise = Denoising(weighting, clean=0.3, first=first), Keyed(0, 200)
+    losses, t = objective(model, {"x_0": x_0}, noise), objective.times(process, x_0, noise)
+    for name in x_0:
+        assert (losses.named[name][t[name] == 0] == 0).all() and (t[name] == 0).any()
+    (slope,) = torch.autograd.grad(losses.total, model.network.gain)
+    assert losses.total.isfinite() and slope.isfinite() and slope != 0
+
+
+@pytest.mark.parametrize("first", [0.0, 1e-3])
+def test_entries_that_are_clean_have_a_finite_gradient(first):
+    """A time for every entry, some of them 0."""
+    model = NetworkDenoiser(Recorder(torch.randn(4, 3)), RectifiedFlow(), "velocity", shape=(3,))
+    t = torch.tensor([[0.0, 0.5, 1.0]]).expand(4, 3)
+    losses = Denoising(first=first)(model, {"x_0": torch.randn(4, 3), "time": t}, Keyed(0, 4))
+    assert torch.autograd.grad(losses.total, model.network.gain)[0].isfinite()
+
+
+def test_what_a_batch_cannot_hold_is_named():
+    model = NetworkDenoiser(Recorder(), RectifiedFlow(), shape=(2,))
+    x_0 = torch.randn(3, 2)
+    for weight in (torch.ones(2), torch.ones(3, 1), torch.ones(())):
+        with pytest.raises(ValueError, match="weight: expected one number for each of 3 samples, got"):
+            Denoising()(model, {"x_0": x_0, "weight": weight}, Keyed(0, 3))
+    told = {"label": torch.zeros(3, dtype=torch.long)}
+    plain, perturbed = Denoising(), Perturbed(Denoising(), PerturbEmbedding())
+    for objective in (plain, perturbed, OwnCondition(Denoising()), Heads({"label": 1.0})):
+        with pytest.raises(TypeError, match=r"condition: expected an ornstein\.core\.Condition.* got dict"):
+            objective(model, {"x_0": x_0, "condition": told}, Keyed(0, 3))
 
 
 def test_options_are_checked():

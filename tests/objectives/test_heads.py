@@ -83,6 +83,35 @@ def test_each_head_has_its_own_likelihood():
     )
 
 
+@pytest.mark.parametrize("drop", [0.0, 0.9])
+def test_rows_without_a_modality_say_nothing_of_its_head(drop):
+    """An absent label is stored as class 0 and an absent map as zeros, which are no data."""
+    own, given = model(), batch()
+    for head in own.network.heads.values():
+        torch.nn.init.normal_(head.out.weight)
+    there = {"label": torch.arange(N) != 2, "map": torch.arange(N) > 3}
+    some = {**given, "condition": Condition(given["condition"], there)}
+    weights = {"label": 0.5, "map": 2.0}
+    every, found = (Heads(weights, drop=drop)(own, b, Keyed(0, N)) for b in (given, some))
+    for name, present in there.items():
+        assert (every.named[name] > 0).all()  # also where conditions are dropped: the model is not told these
+        assert torch.equal(found.named[name], torch.where(present, every.named[name], 0.0))
+    assert torch.equal(found.named["loss"], every.named["loss"])
+
+
+def test_nothing_is_added_of_a_modality_that_is_absent():
+    planes = Aggregate({"label": Planes(3, SHAPE)}, {"label": 2.0})
+    own, given = model(Aggregated.fading(VariancePreserving(), 1.0), planes), batch()
+    there = {"label": torch.arange(N) > 1, "map": torch.zeros(N, dtype=torch.bool)}
+    record = {**given, "condition": Condition(given["condition"], there)}
+    y = Heads({"label": 1.0, "map": 1.0}).seen(own, record, Keyed(0, N)).condition["anchor"]
+    assert torch.equal(y[2:], planes(given["condition"])[2:]) and (y[:2] == 0).all()
+
+
+def test_items_at_a_level_are_read_from_the_data_beside_the_heads():
+    assert Heads({"label": 1.0}).fields == {"label", "level"}
+
+
 def test_aggregation_with_weights_of_zero_changes_nothing():
     planes = Aggregate({"label": Planes(3, SHAPE)})
     added = model(Aggregated(VariancePreserving(), [0.0, 0.0]), planes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import ornstein as orn
-from ornstein.core import Denoiser, Keyed, Posterior
+from ornstein.core import Condition, Denoiser, Keyed, Posterior
 from ornstein.data import Dataset, TensorSplit
 from ornstein.denoisers import GaussianDenoiser, NetworkDenoiser
 from ornstein.networks import ResidualMLP
@@ -133,14 +133,37 @@ def test_from_noisy_items_alone_the_minimiser_is_the_posterior_mean_of_the_clean
     assert float((naive - wanted).abs().max()) > 0.06  # a noisy item as a clean target teaches something else
 
 
-def test_a_coupling_pairs_items_with_the_additional_noise_only():
-    process, noise = RectifiedFlow(), Keyed(2, 16)
-    y, level, t = torch.randn(16, 3), torch.full((16,), 0.3), torch.full((16,), 0.6)
-    batch = {"x_0": y, "level": level, "time": t}
-    seen = Denoising(coupling=OptimalAssignment()).seen(network(process), batch, noise)
-    z = OptimalAssignment()(y, noise.fold("state"))
-    law = process.kernel(y, level, t)
-    torch.testing.assert_close(seen.x_t, law.mean + law.scale[:, None] * z, rtol=1e-12, atol=1e-12)
+def test_items_at_a_level_refuse_a_coupling():
+    """What the posterior says of an item is the mean of a bridge, whose noise is independent of the data."""
+    model, noise = network(RectifiedFlow()), Keyed(2, 16)
+    coupled, level = Denoising(coupling=OptimalAssignment()), torch.full((16,), 0.3)
+    for own in ({"level": level}, {"condition": Condition({"level": level})}):
+        with pytest.raises(ValueError, match="level: items that are noisy themselves need independent noise"):
+            coupled(model, {"x_0": torch.randn(16, 3), **own}, noise)
+    assert model.estimates == "posterior"
+    coupled(model, {"x_0": torch.randn(16, 3)}, noise)
+
+
+class ReadsLevel(torch.nn.Module):
+    """A network with a condition field of the name."""
+
+    fields = frozenset({"level"})
+
+    def forward(self, x, level, condition=None):
+        self.told = condition
+        return x
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_field_level_is_the_items_only_where_the_model_does_not_read_it(reads):
+    model = NetworkDenoiser(ReadsLevel(), RectifiedFlow(), shape=(3,))
+    model.fields = frozenset({"level"} if reads else ())
+    level = torch.tensor([0.3, 0.9])
+    batch = {"x_0": torch.randn(2, 3), "condition": Condition({"level": level})}
+    seen = Denoising(drop=0.0).seen(model, batch, Keyed(0, 2))
+    assert (seen.level is None) is reads and (model.network.told is not None) is reads
+    if reads:
+        assert torch.equal(model.network.told["level"], level)
 
 
 def test_items_with_a_time_for_every_entry():
@@ -215,3 +238,30 @@ def test_trajectories_carry_no_gradient_and_both_estimates_do():
     assert torch.autograd.grad(losses.total, model.weight)[0].abs().sum() > 0
     with pytest.raises(ValueError, match="even for 'product'"):
         Consistency(draws=3, estimator="product")
+
+
+class Clock(Denoiser):
+    """D = t in every entry: what is drawn does not matter, and |D(s) - D(t)|^2 is d (t - s)^2."""
+
+    prediction, fields = "mean", frozenset({"label"})
+
+    def __init__(self):
+        super().__init__()
+        self.process, self.told = RectifiedFlow(), []
+
+    def forward(self, x, t, condition=None, step=None):
+        self.told.append(condition)
+        return Posterior(self.process, x, t, torch.as_tensor(t).reshape(-1, 1) * torch.ones_like(x))
+
+
+@pytest.mark.parametrize("d", [1, 7])
+@pytest.mark.parametrize("estimator", ["mean", "product"])
+def test_the_term_is_a_mean_over_entries_and_every_call_is_told_the_condition(d, estimator):
+    model, noise, t = Clock(), Keyed(3, 5), torch.linspace(0.2, 0.9, 5)
+    label = torch.arange(5)
+    batch = {"x_0": torch.randn(5, d), "time": t, "condition": Condition({"label": label})}
+    found = Consistency(0.5, steps=3, draws=2, estimator=estimator)(model, batch, noise).sample
+    s = noise.fold("time").uniform(torch.empty(5)) * t
+    torch.testing.assert_close(found, 0.5 * (t - s) ** 2, rtol=1e-9, atol=1e-12)
+    assert len(model.told) == 1 + 2 * (3 + 1)
+    assert all(told is not None and torch.equal(told["label"], label) for told in model.told)

@@ -8,7 +8,7 @@ import torch
 from ornstein.conditions import PerturbEmbedding
 from ornstein.core import Condition, Keyed, build
 from ornstein.denoisers import GaussianDenoiser, NetworkDenoiser
-from ornstein.networks import ResidualMLP
+from ornstein.networks import ResidualMLP, Transformer
 from ornstein.networks.embedding import TokenEmbedding
 from ornstein.objectives import Denoising, InputPerturbation, Perturbed
 from ornstein.processes import RectifiedFlow, VarianceExploding, VariancePreserving
@@ -100,6 +100,38 @@ def test_embeddings_in_the_condition_are_perturbed_as_they_are():
     Perturbed(Denoising(drop=0.0), PerturbEmbedding(1.0))(model, record, Keyed(0, 4))
     wanted = PerturbEmbedding(1.0)(text, Keyed(0, 4).fold("embedding").fold("text"))
     assert torch.equal(model.network.seen, wanted)
+
+
+def test_the_tokens_of_a_text_are_perturbed_and_their_mask_is_not():
+    class Reads(torch.nn.Module):
+        fields = frozenset({"text"})
+
+        def forward(self, x, level, condition=None):
+            self.seen = condition["text"]
+            return x
+
+    model = NetworkDenoiser(Reads(), RectifiedFlow(), shape=(2,))
+    text = {"tokens": torch.randn(4, 5, 9), "mask": torch.rand(4, 5) > 0.5}
+    record = {"x_0": torch.randn(4, 2), "condition": Condition({"text": text})}
+    objective = Perturbed(Denoising(drop=0.0), PerturbEmbedding(1.0))
+    objective(model, record, Keyed(0, 4))
+    wanted = PerturbEmbedding(1.0)(text["tokens"], Keyed(0, 4).fold("embedding").fold("text"))
+    assert torch.equal(model.network.seen["tokens"], wanted)
+    assert torch.equal(model.network.seen["mask"], text["mask"])
+    other = {**record, "condition": Condition({"text": {"words": torch.randn(4, 5)}})}
+    with pytest.raises(ValueError, match=r"text: Perturbed takes a tensor, or .*tokens.*got \['words'\]"):
+        objective(model, other, Keyed(0, 4))
+
+
+def test_a_transformer_is_trained_under_perturbed_texts():
+    network = Transformer(1, dims=1, patch=2, width=16, depth=1, heads=2, text=9).double()
+    model = NetworkDenoiser(network, RectifiedFlow(), shape=(1, 8))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    text = {"tokens": torch.randn(4, 5, 9), "mask": torch.ones(4, 5, dtype=torch.bool)}
+    record = {"x_0": torch.randn(4, 1, 8), "condition": Condition({"text": text})}
+    one, other = (losses(model, gamma, record) for gamma in (0.0, 3.0))
+    assert other.isfinite().all() and bool((one != other).all())
 
 
 def test_an_integer_condition_without_a_table_is_refused():

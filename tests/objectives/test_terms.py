@@ -7,19 +7,23 @@ import copy
 import pytest
 import torch
 
-from ornstein.core import Denoiser, Keyed, Posterior
+from ornstein.core import Denoiser, Keyed, Losses, Objective, Posterior
 from ornstein.denoisers import NetworkDenoiser
-from ornstein.networks import ResidualMLP, UNet
+from ornstein.networks import CodeAutoencoder, ResidualMLP, Transformer, UNet
 from ornstein.objectives import (
     Denoising,
     HighFrequency,
+    OwnCondition,
     PairwiseSimilarity,
+    Refinement,
     Regularised,
     RepresentationAlignment,
     Symmetry,
+    Term,
 )
 from ornstein.objectives.relative import haar, similarities
 from ornstein.processes import RectifiedFlow, VariancePreserving
+from ornstein.spaces import AutoencoderCodec
 from ornstein.training.lesson import Lesson
 
 from ..exact import gaussian
@@ -96,6 +100,19 @@ def test_its_gradient_reaches_the_weights_of_a_network_in_training_and_evaluatio
         assert Symmetry()(model, {"x_0": torch.randn(4, 3)}, Keyed(0, 4)).total > 0
 
 
+def test_it_is_asked_of_transformers_whose_attention_is_fused():
+    """Fused attention, of more than 128 tokens, has no second derivative."""
+    torch.manual_seed(0)
+    network = Transformer(1, dims=1, patch=1, width=8, depth=1, heads=2).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model = NetworkDenoiser(network, RectifiedFlow(), shape=(1, 130))
+    objective = Regularised(Denoising(), {"curl": Symmetry()})
+    losses = objective(model, {"x_0": torch.randn(2, 1, 130)}, Keyed(0, 2))
+    slopes = torch.autograd.grad(losses.total, list(model.parameters()), allow_unused=True)
+    assert losses.batch["curl"] > 0 and all(s.isfinite().all() for s in slopes if s is not None)
+
+
 # --- one network call for all terms
 
 
@@ -123,6 +140,62 @@ def test_references_of_terms_are_neither_trained_nor_saved_and_their_own_paramet
     assert not learned & {id(p) for m in (source, encoder) for p in m.parameters()}
     assert {id(p) for p in aligned.projection.parameters()} <= learned
     assert not any("reference" in name or "encoder.weight" in name for name in lesson.saved())
+
+
+@pytest.mark.parametrize("around", [lambda o, codec: Refinement(codec, o), lambda o, codec: OwnCondition(o)])
+def test_references_are_those_of_all_that_is_inside(around):
+    """Also of a term that was put into the inner objective afterwards."""
+    codec, encoder = AutoencoderCodec(CodeAutoencoder((2, 8, 8), 2, (8,))), torch.nn.Conv2d(2, 5, 1).double()
+    inner = Regularised(Denoising(), {"fine": HighFrequency()})
+    outer = around(inner, codec)
+    inner.terms["aligned"] = RepresentationAlignment(encoder, "encoder.0", (8, 5))
+    references = {encoder, codec} if isinstance(outer, Refinement) else {encoder}
+    assert set(outer.references) == references
+    lesson = Lesson(unet(), outer)
+    learned, kept = {id(p) for p in lesson.learned()}, lesson.saved()
+    assert all(not p.requires_grad for r in references for p in r.parameters())
+    assert not learned & {id(p) for r in references for p in r.parameters()}
+    assert not any("encoder.weight" in name or "codec" in name for name in kept)
+    assert any("projection" in name for name in kept)
+
+
+class Spy(Objective):
+    """Remembers its noise."""
+
+    def forward(self, model, batch, noise):
+        self.drawn = noise.normal(batch["x_0"])
+        return Losses(self.drawn.flatten(1).mean(1), {}, {})
+
+
+class SpyTerm(Term):
+    """Remembers its noise."""
+
+    def of(self, model, seen, noise):
+        self.drawn = noise.normal(seen.x_0)
+        return Losses(self.drawn.flatten(1).mean(1), {}, {})
+
+
+@pytest.mark.parametrize("kind", [Spy, SpyTerm])
+def test_every_term_has_noise_of_its_own(kind):
+    terms, noise = {"one": kind(), "two": kind()}, Keyed(0, 6)
+    Regularised(Denoising(), terms)(unet(), {"x_0": images()}, noise)
+    for name, term in terms.items():
+        assert torch.equal(term.drawn, noise.fold(name).normal(images()))
+
+
+@pytest.mark.parametrize("inner", [Denoising(), OwnCondition(Denoising())])
+def test_the_batchs_weight_is_the_data_losses(inner):
+    weight, batch = torch.linspace(0, 2, 6), {"x_0": images()}
+    objective = Regularised(inner, {"fine": HighFrequency()})
+    found, plain = (objective(unet(), b, Keyed(0, 6)) for b in ({**batch, "weight": weight}, batch))
+    torch.testing.assert_close(found.sample, plain.sample * weight)
+    assert torch.equal(found.batch["fine"], plain.batch["fine"])
+
+
+def test_references_of_the_regularised_objective_are_kept():
+    source = unet()
+    inner = Regularised(Denoising(), {"alike": PairwiseSimilarity(source)})
+    assert set(Regularised(inner, {"fine": HighFrequency()}).references) == {source}
 
 
 # --- representations
@@ -158,8 +231,14 @@ def test_alignment_is_by_position_and_invariant_to_the_encoders_scale():
     assert pooled(model, batch, Keyed(0, 6)).sample.shape == (6,)
     with pytest.raises(ValueError, match="has 16 positions, the encoder 64"):
         RepresentationAlignment(encoder, "middle", (16, 5))(model, batch, Keyed(0, 6))
-    with pytest.raises(ValueError, match="Did you mean 'middle'"):
+    with pytest.raises(ValueError, match=r"layer: unknown module 'midle'\. Did you mean 'middle'"):
         RepresentationAlignment(encoder, "midle", (16, 5))(model, batch, Keyed(0, 6))
+    with pytest.raises(
+        ValueError, match=r"features: expected 9 channels of layer 'encoder\.0', which gives 8"
+    ):
+        RepresentationAlignment(encoder, "encoder.0", (9, 5))(model, batch, Keyed(0, 6))
+    with pytest.raises(ValueError, match="features: expected 6 channels of the encoder, which gives 5"):
+        RepresentationAlignment(encoder, "encoder.0", (8, 6))(model, batch, Keyed(0, 6))
 
 
 # --- DomainStudio (2306.14153)

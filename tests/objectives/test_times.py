@@ -97,6 +97,10 @@ def test_weightings_are_their_papers():
     edm = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
     torch.testing.assert_close(weight_of("edm", process, t, "mean"), edm)
     torch.testing.assert_close(weight_of("edm", process, t, "edm"), torch.ones(5))
+    torch.testing.assert_close(
+        weight_of("edm", process, t, "mean", scale=2.0), (sigma**2 + 4) / (sigma * 2) ** 2
+    )
+    torch.testing.assert_close(weight_of("edm", process, t, "edm", scale=2.0), torch.ones(5))
     snr = sigma**-2
     torch.testing.assert_close(weight_of("snr-power", process, t, "noise"), snr**0.1 / (1 + snr))
     torch.testing.assert_close(weight_of("min-snr", process, t, "noise"), (5 / snr).clamp(max=1))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ornstein.core import Condition as Record
-from ornstein.core import Module, align
+from ornstein.core import align
 from ornstein.networks import SelfAttention
+from ornstein.networks.around import Around
 from ornstein.networks.attention import Mask, attend
 from ornstein.networks.unet import zeroed
 
@@ -24,7 +25,7 @@ __all__ = ["JointAttention"]
 OWN, FIRST, SECOND = "second", "to_first", "to_second"
 
 
-class JointAttention(Module):
+class JointAttention(Around):
     """A pretrained network as a joint one of two streams x and y (UniCon, Li et al. 2024, 2410.11439).
 
     x and y pass as 2B rows of the one frozen network, each with its own noise level. To the self-attention of every
@@ -56,7 +57,7 @@ class JointAttention(Module):
         rank: int = 8,
         targets: Sequence[str] = ("qkv", "attention.out"),
     ) -> None:
-        super().__init__()
+        super().__init__(network.requires_grad_(False))
         if len(streams) != 2 or streams[0] == streams[1]:
             raise ValueError(f"streams: expected two different names, got {list(streams)}")
         places = [k for k, m in network.named_modules() if isinstance(m, SelfAttention)]
@@ -65,26 +66,23 @@ class JointAttention(Module):
                 f"network: {type(network).__name__} has no SelfAttention for the streams to meet in; a UNet has with "
                 "attention=[...]"
             )
-        inner: Any = network.requires_grad_(False)
         if targets:
-            adapt(inner, targets, rank, OWN)
+            adapt(self.network, targets, rank, OWN)
         for place in places:
-            replaced(inner, place, _Joint(inner.get_submodule(place), rank))
-        self.network, self.streams = inner, tuple(streams)
+            replaced(self.network, place, _Joint(self.network.get_submodule(place), rank))
+        self.streams = tuple(streams)
 
     @property
     def fields(self) -> frozenset[str]:
         """Names of the condition fields that it reads."""
-        return frozenset(self.network.fields) | {"joint"}
-
-    @property
-    def labels(self) -> int | None:
-        """Number of labels that a condition may hold."""
-        found: int | None = getattr(self.network, "labels", None)
-        return found
+        return super().fields | {"joint"}
 
     def forward(
-        self, x: dict[str, Tensor], level: dict[str, Tensor], condition: Condition | None = None
+        self,
+        x: dict[str, Tensor],
+        level: dict[str, Tensor],
+        condition: Condition | None = None,
+        **options: Any,
     ) -> dict[str, Tensor]:
         """{stream: (B, C, ...)} -> the same, for levels {stream: (B,)}."""
         first, second = (x[s] for s in self.streams)
@@ -96,7 +94,7 @@ class JointAttention(Module):
             joint=torch.cat([joint, joint]), **{OWN: is_second, FIRST: 1 - is_second, SECOND: is_second}
         ):
             levels = torch.cat([level[s] for s in self.streams])
-            output: Tensor = self.network(torch.cat([first, second]), levels, both)
+            output: Tensor = self.network(torch.cat([first, second]), levels, both, **options)
         return dict(zip(self.streams, output.chunk(2), strict=True))
 
 

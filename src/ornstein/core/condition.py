@@ -70,6 +70,11 @@ class Condition(dict[str, Any]):
         kept = {k: m for k, m in self.present.items() if k not in fields}
         return Condition({**self, **fields}, kept)
 
+    def without(self, *fields: str) -> Condition:
+        """The same less these fields, as far as it has them; it may be empty then, which is false."""
+        kept = {k: v for k, v in self.items() if k not in fields}
+        return Condition(kept, {k: self.present[k] for k in kept})
+
     def dropped(self, drop: Tensor, *fields: str) -> Condition:
         """The same with these fields (all, if none is named) absent in the rows where `drop` (B,) is true."""
         names = fields or tuple(self)

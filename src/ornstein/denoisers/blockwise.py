@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.core import Condition, Posterior, Process, Step, Time
+from ornstein.core import AffineProcess, Condition, Posterior, Process, Step, Time
 from ornstein.networks import BlockwiseTransformer, KVCache
 from ornstein.networks.patches import Blocks
 
@@ -31,12 +31,15 @@ class Blockwise(NetworkDenoiser):
 
     Args:
         network: a `BlockwiseTransformer`.
-        process: an affine process.
+        process: an affine process without an anchor.
         prediction: as of `NetworkDenoiser`.
         shape: event shape; that of the network if None.
         scale: root-mean-square of the data's entries.
         cached: whether keys and values are kept from step to step. Otherwise they are made anew at each, by the same
             operations: the same bits, later.
+
+    Raises:
+        ValueError: a process with an anchor, which a block would need its share of, or one that is not affine.
     """
 
     network: BlockwiseTransformer
@@ -51,6 +54,8 @@ class Blockwise(NetworkDenoiser):
         scale: float = 0.5,
         cached: bool = True,
     ) -> None:
+        if not isinstance(process, AffineProcess) or process.anchored:
+            raise ValueError(f"process: expected an affine process without an anchor, got {process!r}")
         size = (network.channels, *network.layout.size)
         super().__init__(network, process, prediction, size if shape is None else shape, scale)
         self.cached, self.fields = cached, self.fields | {"clean"}
@@ -73,16 +78,17 @@ class Blockwise(NetworkDenoiser):
         times = self.blocks.times(t).expand(len(x), -1)
         if condition is not None and "clean" in condition:
             return self._all(x, t, times, condition["clean"], condition)
-        waiting = times.cummax(1).values.roll(1, 1)
+        shown = times.cpu()  # the one read of a step from the device
+        waiting = shown.cummax(1).values.roll(1, 1)
         waiting[:, 0] = 0.0
-        if bool(((waiting > 0) & (times < 1)).any()):
+        if bool(((waiting > 0) & (shown < 1)).any()):
             raise ValueError(
                 "t: a block below time 1 stands behind one above time 0. Blocks are made one after the other: run the "
                 "grid of solvers.block_by_block, or pass the clean state as clean="
             )
-        if len(times) and bool((times != times[:1]).any()):
+        if len(shown) and bool((shown != shown[:1]).any()):
             return self._all(x, t, times, x, condition)
-        return self._one(x, t, times[0].tolist(), condition, {} if step is None else step.memory)
+        return self._one(x, t, shown[0].tolist(), condition, {} if step is None else step.memory)
 
     def many(
         self, x: Tensor, t: Time, conditions: Sequence[Condition | None], step: Step | None = None

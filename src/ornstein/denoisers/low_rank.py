@@ -94,7 +94,8 @@ class LowRankMixture(Denoiser):
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
         """The posterior mean; heads hold the `responsibilities` (B, K)."""
-        u, along, alpha, sigma = self._along(x, t, condition)
+        bases = self.bases
+        u, along, alpha, sigma = self._along(x, t, bases, condition)
         power = (along**2).sum(-1)
         if self.assignment == "hard":
             weights = torch.nn.functional.one_hot(power.argmax(-1), power.shape[-1]).to(power)
@@ -103,12 +104,13 @@ class LowRankMixture(Denoiser):
                 min=torch.finfo(u.dtype).tiny ** 0.5
             )
             weights = (self.log_weights + focus * (power - power.amax(-1, keepdim=True))).softmax(-1)
-        return self._posterior(x, t, along, weights, alpha, sigma, condition)
+        return self._posterior(x, t, bases, along, weights, alpha, sigma, condition)
 
     def given(self, x: Tree, t: Time, weights: Tensor, condition: Condition | None = None) -> Posterior:
         """The posterior where the components have the responsibilities `weights` (B, K)."""
-        _, along, alpha, sigma = self._along(x, t, condition)
-        return self._posterior(x, t, along, weights, alpha, sigma, condition)
+        bases = self.bases
+        _, along, alpha, sigma = self._along(x, t, bases, condition)
+        return self._posterior(x, t, bases, along, weights, alpha, sigma, condition)
 
     def assigned(self, x_0: Tensor) -> Tensor:
         """The subspace nearest to each clean point, argmax_k |U_k^T x_0|, (B,)."""
@@ -116,17 +118,25 @@ class LowRankMixture(Denoiser):
         return (along**2).sum(-1).argmax(-1)
 
     def _along(
-        self, x: Tensor, t: Time, condition: Condition | None
+        self, x: Tensor, t: Time, bases: Tensor, condition: Condition | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """u, its coordinates U_k^T u (B, K, d), and alpha and sigma aligned with (B, D)."""
         level = self.process.at(t)
         u = self.process.add_anchor(x, -level.anchor, condition).flatten(1)
         alpha, sigma = (torch.as_tensor(align(v, u), dtype=u.dtype) for v in (level.alpha, level.sigma))
-        return u, torch.einsum("bd,kde->bke", u, self.bases), alpha, sigma
+        return u, torch.einsum("bd,kde->bke", u, bases), alpha, sigma
 
     def _posterior(
-        self, x: Tensor, t: Time, along: Tensor, weights: Tensor, alpha: Tensor, sigma: Tensor, condition: Any
+        self,
+        x: Tensor,
+        t: Time,
+        bases: Tensor,
+        along: Tensor,
+        weights: Tensor,
+        alpha: Tensor,
+        sigma: Tensor,
+        condition: Any,
     ) -> Posterior:
-        back = torch.einsum("bk,bke,kde->bd", weights, along, self.bases)
+        back = torch.einsum("bk,bke,kde->bd", weights, along, bases)
         mean = (alpha / (alpha**2 + sigma**2) * back).reshape(x.shape)
         return Posterior(self.process, x, t, mean, heads={"responsibilities": weights}, condition=condition)

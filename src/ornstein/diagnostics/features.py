@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core import Condition, Denoiser, Guided, Keyed, Noise, Time, Tree, batch_size, select
 from ..networks.taps import inner_network, tap_names, tapped
+from .clock import condition_of
 
 __all__ = ["feature_names", "feature_network", "features", "pool", "pooled_features"]
 
@@ -41,6 +43,7 @@ def features(
     names: Sequence[str] | None = None,
     noise: Noise | None = None,
     condition: Condition | None = None,
+    **fields: Any,
 ) -> dict[str, Tensor]:
     """Noise x_0 to the level t, run the network once, and give what its blocks `names` computed.
 
@@ -56,17 +59,22 @@ def features(
         t: noise level as the process's time, in [0, 1], a number or (B,).
         names: of blocks; all of `feature_names` by default.
         noise: the source of the noise; seed 0 by default.
-        condition: told to the model.
+        condition: a ready Condition told to the model, in place of fields.
+        **fields: condition fields, as in sampling: label=3, or one for each row.
 
     Returns:
         name -> activations (B, ...), unpooled.
 
     Raises:
+        TypeError: one name in place of a sequence of names, or a field that the model does not take.
         ValueError: no network, or a name that is none of its modules.
     """
+    if isinstance(names, str):
+        raise TypeError(f"names: expected a sequence of names such as ({names!r},), got {names!r}")
     while isinstance(denoiser, Guided):
         denoiser = denoiser.denoiser
     network = feature_network(denoiser)
+    condition = condition_of(denoiser, x_0, condition, fields) if fields else condition
     source = Keyed(0, batch_size(x_0)) if noise is None else noise
     with tapped(network, tap_names(network) if names is None else names) as taken:
         denoiser(denoiser.process.marginal(x_0, t, condition).sample(source), t, condition)

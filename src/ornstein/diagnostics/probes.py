@@ -34,6 +34,9 @@ class Probe(NamedTuple):
     mean: Tensor
     scale: Tensor
 
+    def __repr__(self) -> str:
+        return f"Probe({type(self.head).__name__} of {self.mean.shape[1]} features)"
+
     def logits(self, features: Tensor) -> Tensor:
         """(N, F) or (N, F, ...) -> (N, K)."""
         with torch.no_grad():
@@ -42,7 +45,8 @@ class Probe(NamedTuple):
 
     def accuracy(self, features: Tensor, labels: Tensor) -> float:
         """Share of samples whose likeliest class is their own."""
-        return float((self.logits(features).argmax(1) == labels).double().mean())
+        found = self.logits(features).argmax(1)
+        return float((found == labels.to(found.device)).double().mean())
 
 
 def linear_probe(
@@ -62,22 +66,26 @@ def linear_probe(
         validation: features and labels that are neither trained nor judged on, for the choice.
 
     Raises:
-        ValueError: neither a penalty nor validation data; features that are not (N, F).
+        ValueError: neither a penalty nor validation data; a negative penalty; features that are not (N, F), or not
+            finite.
     """
     _check(features, labels)
     if penalty is not None:
+        if not 0 <= penalty < math.inf:
+            raise ValueError(f"penalty: expected a finite number from 0 up, or None, got {penalty}")
         return _regression(features, labels, penalty)
     if validation is None:
         raise ValueError("validation: choosing a penalty needs features and labels beside those trained on")
     probes = [_regression(features, labels, p) for p in PENALTIES]
-    losses = [float(F.cross_entropy(p.logits(validation[0]), validation[1])) for p in probes]
+    held = validation[1].to(features.device)
+    losses = [float(F.cross_entropy(p.logits(validation[0]), held)) for p in probes]
     return probes[losses.index(min(losses))]
 
 
 def _regression(features: Tensor, labels: Tensor, penalty: float) -> Probe:
     mean, scale = _moments(features.double())  # in which the optimum is reached to many digits
-    x = _standard(features, mean, scale)
-    head = nn.Linear(x.shape[1], int(labels.max()) + 1, dtype=x.dtype)
+    x, labels = _standard(features, mean, scale), labels.to(features.device)
+    head = nn.Linear(x.shape[1], int(labels.max()) + 1, dtype=x.dtype, device=x.device)
     nn.init.zeros_(head.weight), nn.init.zeros_(head.bias)
     limits: dict[str, Any] = {
         "max_iter": 500,
@@ -145,23 +153,25 @@ def head_probe(
         seed: of weights and order.
 
     Raises:
-        ValueError: unknown head.
+        ValueError: unknown head, or features that are not finite.
     """
     if head not in HEADS:
         raise ValueError(suggest(head, HEADS, "head"))
+    _finite(features)
     flat = features.flatten(1) if head == "mlp" else features
     mean, scale = _moments(flat)
     x = _standard(flat, mean, scale)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
-        module = HEADS[head](x.shape[1], int(labels.max()) + 1).to(x.dtype)
-        _descend(module, x, labels, epochs, batch, learning_rate)
+        with torch.device("cpu"):  # where it is drawn the same for every device
+            module = HEADS[head](x.shape[1], int(labels.max()) + 1)
+        _descend(module.to(x), x, labels.to(x.device), epochs, batch, learning_rate)
     return Probe(module.requires_grad_(False), mean, scale)
 
 
 def _descend(module: nn.Module, x: Tensor, labels: Tensor, epochs: int, batch: int, rate: float) -> None:
     optimizer = torch.optim.Adam(module.parameters(), rate)
-    batches = [rows for _ in range(epochs) for rows in torch.randperm(len(x)).split(batch)]
+    batches = [rows for _ in range(epochs) for rows in torch.randperm(len(x), device="cpu").split(batch)]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     for rows in batches:
         loss = F.cross_entropy(module(x[rows]), labels[rows])
@@ -267,4 +277,13 @@ def _check(features: Any, labels: Any) -> None:
         raise ValueError(
             f"features: expected (N, F) with labels (N,), got {tuple(features.shape)} and {tuple(labels.shape)}; "
             "pool maps first"
+        )
+    _finite(features)
+
+
+def _finite(features: Tensor) -> None:
+    bad = ~features.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"features: expected finite numbers, got others in {int(bad.sum())} of {len(bad)} rows"
         )

@@ -20,15 +20,21 @@ def cka(x: Tensor, y: Tensor) -> float:
         y: (N, G).
 
     Raises:
-        ValueError: different N.
+        ValueError: different N, or one sample, of which nothing is left when centred.
     """
     if len(x) != len(y):
         raise ValueError(f"y: expected the same {len(x)} samples as x, got {len(y)}")
+    _several(x)
     a, b = (_centred(v) for v in (x, y))
     if a.shape[1] + b.shape[1] > 2 * len(a):  # the kernels are smaller than the covariances
         kernels = a @ a.T, b @ b.T
         return float((kernels[0] * kernels[1]).sum() / (kernels[0].norm() * kernels[1].norm()))
     return float((b.T @ a).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()))
+
+
+def _several(x: Tensor) -> None:
+    if len(x) < 2:
+        raise ValueError(f"x: expected at least 2 samples (N, F), got {tuple(x.shape)}")
 
 
 def _centred(x: Tensor) -> Tensor:
@@ -47,5 +53,9 @@ def alignment(x: Tensor, y: Tensor) -> Tensor:
 def uniformity(x: Tensor, sharpness: float = 2.0) -> Tensor:
     """log E exp(-2 |f - f'|^2) over pairs of different samples, f unit features (N, F): at most 0, lower where they
     spread over the sphere (arXiv 2005.10242).
+
+    Raises:
+        ValueError: one sample, which makes no pair.
     """
+    _several(x)
     return torch.pdist(torch.nn.functional.normalize(x)).square().mul(-sharpness).exp().mean().log()

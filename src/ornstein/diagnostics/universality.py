@@ -33,7 +33,7 @@ def gaussian_twin(
         x: data, (N, ...); more rows a class than numbers in an event, lest the covariance be far from its limit.
         y: classes, (N,) integers.
         count: rows of each class.
-        generator: of the draws.
+        generator: of the draws, which are made on its device.
 
     Returns:
         Draws (classes * count, ...) and their classes.
@@ -42,7 +42,8 @@ def gaussian_twin(
     for label in classes:
         rows = x[y == label].flatten(1).double()
         values, axes = torch.linalg.eigh(rows.T.cov())
-        z = torch.randn(count, rows.shape[1], generator=generator, dtype=torch.float64)
+        where = x.device if generator is None else generator.device
+        z = torch.randn(count, rows.shape[1], generator=generator, dtype=torch.float64, device=where).to(rows)
         made.append(rows.mean(0) + (z * values.clamp(min=0.0).sqrt()) @ axes.T)
     drawn = torch.cat(made).to(x).reshape(-1, *x.shape[1:])
     return drawn, classes.repeat_interleave(count)
@@ -50,8 +51,11 @@ def gaussian_twin(
 
 def least_squares(x: Tensor, y: Tensor, test: Tensor) -> Tensor:
     """The classes of `test` by the linear map without bias or ridge that fits one-hot classes best, of least norm."""
-    targets = one_hot(y).double()
-    weights = torch.linalg.lstsq(x.flatten(1).double(), targets, driver="gelsd").solution
+    known, targets = x.flatten(1).double(), one_hot(y).double()
+    if x.device.type == "cpu":
+        weights = torch.linalg.lstsq(known, targets, driver="gelsd").solution
+    else:  # whose drivers need full rank
+        weights = torch.linalg.pinv(known) @ targets
     return (test.flatten(1).double() @ weights).argmax(1)
 
 

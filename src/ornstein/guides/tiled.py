@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ornstein.conditions.spherical import slerp_grid
 from ornstein.core import AffineProcess, Condition, Denoiser, Guide, Guided, Posterior, Step, Time, Tree
-from ornstein.spaces.tiling import Tiling
+from ornstein.spaces.tiling import Tiling, whole
 
 __all__ = ["Tiled"]
 
@@ -39,8 +39,9 @@ class Tiled(Guide):
 
     Any sampler runs on the canvas; averaging posterior means is averaging scores or noise predictions, since the
     weights add to 1 at every place. Conditions are of three kinds: a field of the canvas's own size (an anchor, a
-    measurement) is cut as the state is; a field named in `grids` is a grid of vectors (B, h, w, E) over the canvas, of
-    which each window gets the spherical interpolation at its centre; every other field goes to every window.
+    measurement; never a `text`, whose tokens are no places) is cut as the state is; a field named in `grids` is a grid
+    of vectors (B, h, w, E) over the canvas, of which each window gets the spherical interpolation at its centre; every
+    other field goes to every window.
 
     Even with an exact denoiser of patches this is not the exact denoiser of the canvas: what is farther apart than a
     window is joined by the grid alone. A window counts as one evaluation. Guides of the posterior may lie inside (they
@@ -71,8 +72,8 @@ class Tiled(Guide):
         periodic: bool = False,
         chunk: int = 256,
     ) -> None:
-        self.canvas, self.grids = tuple(canvas), tuple(grids)
-        self.stride = stride if isinstance(stride, int) else tuple(stride)
+        self.canvas, self.grids = whole("canvas", canvas), tuple(grids)
+        self.stride = whole("stride", stride, len(self.canvas))
         self.profile, self.periodic, self.chunk = profile, periodic, chunk
         if self.grids and len(self.canvas) != 2:
             raise ValueError(f"grids: embeddings lie on a canvas of 2 axes, this one has {len(self.canvas)}")
@@ -116,15 +117,14 @@ class Tiled(Guide):
         rows = torch.arange(n, device=x.device).repeat_interleave(len(tiling))
         times = t[rows] if isinstance(t, Tensor) and t.ndim else t
         given = self.spread(condition, rows, tiling)
-        parts = [
-            self._part(denoiser, windows, times, given, i) for i in torch.arange(len(rows)).split(self.chunk)
-        ]
+        pieces = torch.arange(len(rows), device=x.device).split(self.chunk)
+        parts = [self._part(denoiser, windows, times, given, i) for i in pieces]
         mean = tiling.paste(torch.cat([part.mean for part in parts]).unflatten(0, (n, len(tiling))))
         calls = torch.cat(
-            [part.evaluations + torch.zeros(len(part.mean), dtype=torch.long) for part in parts]
+            [torch.as_tensor(p.evaluations, device=x.device).expand(len(p.mean)) for p in parts]
         )
         total = calls.reshape(n, -1).sum(1)
-        return Posterior(denoiser.process, x, t, mean, evaluations=total.to(x.device), condition=condition)
+        return Posterior(denoiser.process, x, t, mean, evaluations=total, condition=condition)
 
     def spread(self, condition: Condition | None, rows: Tensor, tiling: Tiling) -> Condition | None:
         """The condition of every window, (B K) rows."""
@@ -141,7 +141,8 @@ class Tiled(Guide):
             scale = nodes / torch.tensor(self.canvas, device=value.device)
             places = (tiling.centres.to(value.device) + 0.5) * scale - 0.5  # nodes are cells' middles
             return slerp_grid(value, places).flatten(0, 1)
-        if isinstance(value, Tensor) and value.ndim > 2 and tuple(value.shape[2:]) == self.canvas:
+        on_canvas = name != "text" and isinstance(value, Tensor)
+        if on_canvas and value.ndim > 2 and tuple(value.shape[2:]) == self.canvas:
             return tiling.cut(value).flatten(0, 1)
         return Condition({name: value}).rows(rows)[name]
 

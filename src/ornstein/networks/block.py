@@ -13,7 +13,7 @@ from ornstein.core import suggest
 
 from .attention import CrossAttention, Mask, SelfAttention, attend
 from .cache import Slot
-from .norms import NORMS, LayerNorm
+from .norms import NORMS, LayerNorm, RMSNorm
 from .unet import zeroed
 
 __all__ = ["MLP", "Block", "JointBlock", "modulate"]
@@ -137,6 +137,18 @@ class Block(nn.Module):
         neutral = (0.0, 0.0, 1.0) * 2
         return tuple(torch.where(modulated[:, None], v, n) for v, n in zip(six, neutral, strict=True))
 
+    def heads(
+        self, x: Tensor, vectors: Vectors, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of modulate(x, shift, scale)."""
+        return self.attention.split(modulate(x, vectors[0], vectors[1], self.norms[0]), positions)
+
+    def after(
+        self, x: Tensor, read: Tensor, vectors: Vectors, collect: dict[str, Any] | None = None
+    ) -> Tensor:
+        """The tokens after the block, for what their heads read in the attention."""
+        return self.fed(_added(x, vectors[2], self.attention.merge(read)), vectors[3:], collect)
+
     def fed(self, x: Tensor, vectors: Vectors, collect: dict[str, Any] | None = None) -> Tensor:
         """x + gate ffn(modulate(x, shift, scale))."""
         shift, scale, gate = vectors
@@ -145,25 +157,63 @@ class Block(nn.Module):
         return _added(x, gate, self.ffn(normed, collect) if reports else self.ffn(normed))
 
 
+class _Told(nn.Module):
+    """Tokens that are read for the last time: keys and values, and nothing that would come after them."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        conditioning: int,
+        *,
+        norm: str = "layer",
+        qk_norm: bool = False,
+        bases: Sequence[float] = (),
+    ) -> None:
+        super().__init__()
+        self.count = heads
+        self.modulation = zeroed(nn.Linear(conditioning, 2 * width))
+        self.norm = NORMS[norm](width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.key_norm = RMSNorm(width // heads) if qk_norm else nn.Identity()
+
+    def forward(self, tokens: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, width) to keys and values (B, heads, S, d)."""
+        shift, scale = self.modulation(F.silu(c)).chunk(2, dim=-1)
+        made = self.kv(modulate(tokens, shift, scale, self.norm))
+        k, v = made.unflatten(-1, (2, self.count, -1)).permute(2, 0, 3, 1, 4)
+        return self.key_norm(k), v
+
+
 class JointBlock(nn.Module):
     """Two streams of tokens with weights of their own and one attention among all tokens of both.
 
-    The block of MMDiT: Esser et al., "Scaling Rectified Flow Transformers", 2024 (arXiv 2403.03206).
+    The block of MMDiT: Esser et al., "Scaling Rectified Flow Transformers", 2024 (arXiv 2403.03206), whose last block
+    gives of the second stream only keys and values too: what came after them would be read by nobody.
 
     Args:
         width: features of a token of either stream.
         heads: attention heads, a divisor of `width`.
         conditioning: features of a conditioning vector, which modulates both streams.
-        ffn: of the first stream; a dense `MLP` if None.
+        ffn: of the first stream; a dense `MLP` if None. That of the second is always dense.
+        last: whether the second stream ends here: it is read, and comes out as it went in.
         **options: those of `Block`: norm, qk_norm, bases.
     """
 
     def __init__(
-        self, width: int, heads: int, conditioning: int, ffn: nn.Module | None = None, **options: Any
+        self,
+        width: int,
+        heads: int,
+        conditioning: int,
+        ffn: nn.Module | None = None,
+        *,
+        last: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
+        kind: Any = _Told if last else Block
         self.own = Block(width, heads, conditioning, ffn, **options)
-        self.other = Block(width, heads, conditioning, **options)
+        self.other = kind(width, heads, conditioning, **options)
 
     def forward(
         self,
@@ -176,19 +226,19 @@ class JointBlock(nn.Module):
         collect: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Both streams after the block: (B, L, width) and (B, S, width). Only the first has positions."""
-        streams = (self.own, x, positions), (self.other, tokens, None)
-        vectors = [block.vectors(c) for block, _, _ in streams]
-        parts = [
-            block.attention.split(modulate(h, v[0], v[1], block.norms[0]), where)
-            for (block, h, where), v in zip(streams, vectors, strict=True)
-        ]
-        q, k, v = (torch.cat(pair, dim=2) for pair in zip(*parts, strict=True))
-        read = attend(q, k, v, _both_seen(tokens_mask, x)).split([x.shape[1], tokens.shape[1]], dim=2)
-        made = [
-            block.fed(_added(h, six[2], block.attention.merge(heads)), six[3:], collect)
-            for (block, h, _), six, heads in zip(streams, vectors, read, strict=True)
-        ]
-        return made[0], made[1]
+        six = self.own.vectors(c)
+        q, k, v = self.own.heads(x, six, positions)
+        if isinstance(self.other, _Told):
+            theirs, told = None, self.other(tokens, c)
+        else:
+            theirs = self.other.vectors(c)
+            asked, *told = self.other.heads(tokens, theirs)
+            q = torch.cat([q, asked], dim=2)
+        k, v = (torch.cat(pair, dim=2) for pair in zip((k, v), told, strict=True))
+        read = attend(q, k, v, _both_seen(tokens_mask, x))
+        length = x.shape[1]
+        x = self.own.after(x, read[:, :, :length], six, collect)
+        return x, tokens if theirs is None else self.other.after(tokens, read[:, :, length:], theirs, collect)
 
 
 def _both_seen(tokens_mask: Tensor | None, x: Tensor) -> Tensor | None:

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ornstein.core import Module
-
+from .around import Around
 from .checks import check_positive
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ __all__ = ["Concatenated"]
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-class Concatenated(Module):
+class Concatenated(Around):
     """A network that sees a further image beside its state: network([x, image, present]).
 
     An image of another size is brought to the state's by linear interpolation. The last channel is 1 in rows that
@@ -38,32 +37,26 @@ class Concatenated(Module):
     """
 
     def __init__(self, network: nn.Module, channels: int, field: str = "measurement") -> None:
-        super().__init__()
+        super().__init__(network)
         check_positive(channels=channels)
-        inner: Any = network
-        self.network, self.channels, self.field = inner, channels, field
-        self.given = inner.channels - channels - 1
+        self.channels, self.field = channels, field
+        seen = self.network.channels
+        self.given = seen - channels - 1
         if self.given < 1:
             raise ValueError(
-                f"network: sees {inner.channels} channels; needed are {channels} of the state, those of the image, "
+                f"network: sees {seen} channels; needed are {channels} of the state, those of the image, "
                 "and 1 that says whether there is one"
             )
 
     @property
     def fields(self) -> frozenset[str]:
         """Names of the condition fields that it reads."""
-        return frozenset({self.field}) | self.network.fields
+        return super().fields | {self.field}
 
-    @property
-    def labels(self) -> int | None:
-        """Number of labels that a condition may hold."""
-        found: int | None = getattr(self.network, "labels", None)
-        return found
-
-    def forward(self, x: Tensor, level: Tensor, condition: Condition | None = None) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor, condition: Condition | None = None, **options: Any) -> Tensor:
         """(B, channels, ...) -> (B, channels, ...), for levels (B,)."""
         seen = torch.cat([x, *self._image(x, condition)], dim=1)
-        output: Tensor = self.network(seen, level, condition)
+        output: Tensor = self.network(seen, level, condition, **options)
         return output
 
     def _image(self, x: Tensor, condition: Condition | None) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from .around import Around
+from .blockwise import BlockwiseTransformer
 from .checks import check_positive
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Embedded(Around):
         field: the condition field that holds it.
 
     Raises:
-        ValueError: a network without such a part.
+        ValueError: a network without such a part, or one with a vector for each block of its state.
     """
 
     def __init__(self, network: nn.Module, features: int, field: str = "embedding") -> None:
@@ -58,6 +59,11 @@ class Embedded(Around):
         check_positive(features=features)
         if not hasattr(self.network, "conditioning"):
             raise ValueError(f"network: {type(network).__name__} has no `conditioning` to add a vector to")
+        if isinstance(network, BlockwiseTransformer):
+            raise ValueError(
+                "network: a BlockwiseTransformer has a conditioning vector for each block and none to add to; expected "
+                "a UNet, ResidualMLP, SequenceTransformer or Transformer"
+            )
         self.network.conditioning = WithVector(self.network.conditioning, features, field)
 
     def forward(self, x: Tensor, level: Tensor, condition: Condition | None = None, **options: Any) -> Tensor:

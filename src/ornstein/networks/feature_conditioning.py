@@ -11,7 +11,7 @@ from ornstein.core import suggest
 from .around import Around
 from .checks import check_positive
 from .embedding import LevelEmbedding
-from .taps import tap_names
+from .taps import first_of, tap_names
 from .unet import zeroed
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ class FeatureConditioned(Around):
 
         c <- c + (1 + gain(level)) * W norm(pool(h)),        h the output of block `at`,
 
-    for all later blocks. W starts at zero, so that the network starts as it was. Xiang et al. 2025 (arXiv 2505.10999)
-    pool globally and scale by time; the exact form of their scale is not public, and this one is a choice. It is not
-    the "self-conditioning" of 2208.04202, which feeds back an estimate of x_0.
+    for all later blocks, with c what they are given: the conditioning vector of transformers and of `ResidualMLP`, its
+    silu in a `UNet`, which takes that once for all blocks. W starts at zero, so that the network starts as it was.
+    Xiang et al. 2025 (arXiv 2505.10999) pool globally and scale by time; the exact form of their scale is not public,
+    and this one is a choice. It is not the "self-conditioning" of 2208.04202, which feeds back an estimate of x_0.
 
     Args:
         network: whose blocks `encoder.i`, `middle`, `decoder.i` or `blocks.i` take (h, c): `UNet` and the transformers.
@@ -65,8 +66,9 @@ class FeatureConditioned(Around):
         """As the network's own."""
         added: list[Tensor] = []
 
-        def read(module: nn.Module, given: Any, output: Tensor) -> None:
-            added.append((1 + self.gain(level)) * self.project(self.norm(self.pooled(output))))
+        def read(module: nn.Module, given: Any, output: Any) -> None:
+            pooled = self.norm(self.pooled(first_of(output)))
+            added.append((1 + self.gain(level)) * self.project(pooled))
 
         def steer(module: nn.Module, given: Any) -> Any:
             h, c, *rest = given

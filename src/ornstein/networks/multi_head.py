@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ornstein.core import Module, suggest
 
+from .around import Around
 from .checks import check_positive
-from .taps import tap_names, tapped
+from .taps import inner_network, tap_names, tapped
 from .unet import group_norm, zeroed
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class MapHead(Module):
         return self.out(F.silu(self.inner(F.silu(self.norm(h)))))
 
 
-class MultiHead(Module):
+class MultiHead(Around):
     """A network and heads that read its features: {"state": network(x, level, condition), name: head(features)}.
 
     The features are what the module `taps[name]` of the network gave in the same pass ("middle" of a `UNet`,
@@ -79,31 +80,27 @@ class MultiHead(Module):
     """
 
     def __init__(self, backbone: nn.Module, heads: dict[str, nn.Module], taps: Any = "middle") -> None:
-        super().__init__()
+        super().__init__(backbone)
         if not heads or "state" in heads:
             raise ValueError(f"heads: expected at least one, none of them named 'state'; got {sorted(heads)}")
-        inner: Any = backbone
-        self.backbone, self.heads = inner, nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict(heads)
         self.taps = dict(taps) if isinstance(taps, dict) else dict.fromkeys(heads, taps)
+        inner = inner_network(backbone)
         modules = dict(inner.named_modules())
         for tap in self.taps.values():
             if tap not in modules:
                 raise ValueError(suggest(tap, tap_names(inner), "module"))
 
     @property
-    def fields(self) -> frozenset[str]:
-        """Names of the condition fields that the backbone reads."""
-        found: frozenset[str] = self.backbone.fields
+    def backbone(self) -> nn.Module:
+        """The network that the heads read."""
+        found: nn.Module = self.network
         return found
 
-    @property
-    def labels(self) -> int | None:
-        """Number of labels that a condition may hold."""
-        found: int | None = getattr(self.backbone, "labels", None)
-        return found
-
-    def forward(self, x: Tensor, level: Tensor, condition: Condition | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, x: Tensor, level: Tensor, condition: Condition | None = None, **options: Any
+    ) -> dict[str, Tensor]:
         """The backbone's output as "state", and every head's."""
-        with tapped(self.backbone, set(self.taps.values())) as features:
-            state = self.backbone(x, level, condition)
+        with tapped(self.network, set(self.taps.values())) as features:
+            state = self.network(x, level, condition, **options)
         return {"state": state, **{k: head(features[self.taps[k]]) for k, head in self.heads.items()}}

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ornstein.core import Module, suggest
+from ornstein.core import suggest
 
+from .around import Around
 from .checks import check_level
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Paired"]
 
 
-class Paired(Module):
+class Paired(Around):
     """Both sides of a consecutive bridge by one network,
 
         F_a = network([x_a, x_b, y_a, y_b], level_a),        F_b = network([x_b, x_a, y_b, y_a], level_b)
@@ -38,15 +39,15 @@ class Paired(Module):
     """
 
     def __init__(self, network: nn.Module, sides: Sequence[str] = ("previous", "next")) -> None:
-        super().__init__()
-        inner: Any = network
+        super().__init__(network)
         if len(sides) != 2 or sides[0] == sides[1]:
             raise ValueError(f"sides: expected two different names, got {list(sides)}")
-        if inner.channels % 4:
+        seen = self.network.channels
+        if seen % 4:
             raise ValueError(
-                f"network: sees {inner.channels} channels; needed are 4 times those of a state: both and their ends"
+                f"network: sees {seen} channels; needed are 4 times those of a state: both and their ends"
             )
-        self.network, self.sides = inner, tuple(sides)
+        self.sides = tuple(sides)
 
     @property
     def fields(self) -> frozenset[str]:
@@ -54,7 +55,11 @@ class Paired(Module):
         return frozenset(self.sides)
 
     def forward(
-        self, x: dict[str, Tensor], level: dict[str, Tensor], condition: Condition | None = None
+        self,
+        x: dict[str, Tensor],
+        level: dict[str, Tensor],
+        condition: Condition | None = None,
+        **options: Any,
     ) -> dict[str, Tensor]:
         """{side: (B, C, ...)} -> the same, for levels {side: (B,)}."""
         a, b = self.sides
@@ -64,5 +69,5 @@ class Paired(Module):
             check_level(level[side], len(x[a]), f"level[{side!r}]")
         y = {side: condition[side].to(x[side]) for side in self.sides}  # type: ignore[index]
         rows = torch.cat([torch.cat([x[i], x[j], y[i], y[j]], 1) for i, j in ((a, b), (b, a))])
-        one, other = self.network(rows, torch.cat([level[a], level[b]])).chunk(2)
+        one, other = self.network(rows, torch.cat([level[a], level[b]]), **options).chunk(2)
         return {a: one, b: other}

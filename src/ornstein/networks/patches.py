@@ -18,7 +18,7 @@ def per_axis(given: int | Sequence[int], dims: int, name: str) -> tuple[int, ...
     Raises:
         ValueError: another number of them, or one that is not positive.
     """
-    sizes = (given,) * dims if isinstance(given, int) else tuple(given)
+    sizes = tuple(given) if isinstance(given, Sequence) else (given,) * dims
     if len(sizes) != dims or any(not isinstance(n, int) or n < 1 for n in sizes):
         raise ValueError(f"{name}: expected a positive integer or {dims} of them, got {given!r}")
     return sizes

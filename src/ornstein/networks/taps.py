@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ornstein.core import suggest
 
-__all__ = ["inner_network", "tap_names", "tapped"]
+__all__ = ["first_of", "inner_network", "tap_names", "tapped"]
 
 
 def inner_network(module: nn.Module) -> nn.Module:
@@ -40,9 +40,16 @@ def tap_names(network: nn.Module) -> list[str]:
     return found
 
 
+def first_of(output: Any) -> Tensor:
+    """A block's output; of a block of two streams (`JointBlock`) that of the first."""
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
+
+
 @contextmanager
 def tapped(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Within the context, what the modules `names` of the `inner_network` gave in its last run, with its graph.
+    """Within the context, what the modules `names` of the `inner_network` gave in its last run, with its graph; of a
+    block of two streams what it gave of the first.
 
     Raises:
         ValueError: a name that is no module of the network.
@@ -55,8 +62,8 @@ def tapped(network: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tenso
             raise ValueError(suggest(name, tap_names(network) or [k for k in modules if k], "module"))
 
     def keeper(name: str) -> Any:
-        def keep(module: nn.Module, given: Any, output: Tensor) -> None:
-            taken[name] = output
+        def keep(module: nn.Module, given: Any, output: Any) -> None:
+            taken[name] = first_of(output)
 
         return keep
 

@@ -149,7 +149,7 @@ class Transformer(Tower):
             h <- W [h, skip] before a block.
         text: features of a text's tokens, or None. With them it reads `condition["text"]`, see `TextTokens`.
         joint: whether the text is a stream of its own that takes part in attention (`JointBlock`), in place of being
-            read by cross attention.
+            read by cross attention. Its own feed-forward networks are `MLP`s, whatever `hidden` and `experts` say.
         qk_norm: whether queries and keys are normed.
         size: a usual size of the input, for the frequencies of rotations; 32 patches along each axis if None.
 
@@ -192,9 +192,10 @@ class Transformer(Tower):
         options: dict[str, Any] = {"qk_norm": qk_norm, "bases": [base_for(n) for n in extents]}
         if text is not None and not joint:
             options["cross"] = width
-        kind = JointBlock if joint else Block
+        kind: Any = JointBlock if joint else Block
+        more: list[dict[str, Any]] = [{"last": i == depth - 1} if joint else {} for i in range(depth)]
         blocks = [
-            kind(width, heads, width, feed_forward(width, hidden, experts), **options) for _ in range(depth)
+            kind(width, heads, width, feed_forward(width, hidden, experts), **options, **m) for m in more
         ]
         self._stack(blocks, width, out_channels * points)
         self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2 if skips else 0))

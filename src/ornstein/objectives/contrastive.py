@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ornstein.core import Denoiser, Losses, Noise
-from ornstein.networks.taps import tapped
+from ornstein.core import Denoiser, Losses, Noise, suggest
+from ornstein.networks.taps import inner_network, tap_names, tapped
 
 from .denoising import Seen
+from .places import places
 from .regularised import Term, nothing_per_sample
 from .times import UniformTime
 
@@ -56,7 +57,7 @@ class Contrastive(Term):
         view: (x_0, noise) -> another view of the same samples, for the teacher; the samples themselves if None.
 
     Raises:
-        ValueError: a number out of range.
+        ValueError: a number out of range, or an unknown block; in use, a block of other channels.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class Contrastive(Term):
             raise ValueError(
                 f"expected weight >= 0, temperature > 0 and decay in [0, 1], got {weight}, {temperature}, {decay}"
             )
-        self.at, self.layers, self.view = at, (at,), view
+        _check_block(denoiser, at)
+        self.at, self.layers, self.view, self.features = at, (at,), view, features
         self.weight, self.temperature, self.decay = weight, temperature, decay
         self.head = nn.Sequential(nn.Linear(features, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.teacher = copy.deepcopy(nn.ModuleList([denoiser, self.head])).requires_grad_(False)
@@ -109,6 +111,12 @@ class Contrastive(Term):
         torch._foreach_lerp_(ours, [p.data for p in student], 1 - self.decay)
 
     def _pooled(self, h: Tensor) -> Tensor:
-        if h.ndim == 2:
-            return h
-        return h.mean(1) if self.at.startswith("blocks.") else h.flatten(2).mean(2)
+        """The mean over places: blocks of transformers give tokens, those of U-Nets maps."""
+        tokens = self.at.startswith("blocks.")
+        return places(h, self.features, f"at={self.at!r}", tokens).mean(1)
+
+
+def _check_block(denoiser: nn.Module, at: str) -> None:
+    network = inner_network(denoiser)
+    if not at or at not in dict(network.named_modules()):
+        raise ValueError(f"at: {suggest(at, tap_names(network), 'module')}")

@@ -24,11 +24,14 @@ from ornstein.core import (
 )
 from ornstein.processes import DiscreteProcess, ProductProcess
 
+from .batch import condition_of, weighed
 from .coupling import Coupling, Independent
 from .times import TimeSampler, UniformTime, later
 from .weighting import WEIGHTINGS
 
 __all__ = ["Denoising", "Seen", "mark"]
+
+SAFE = 1e-3  # at least the time at which weights that count for nothing are evaluated: at 0 they are infinite
 
 
 class Seen(NamedTuple):
@@ -76,7 +79,7 @@ class Denoising(Objective):
         drop: probability that a condition is dropped in training, for classifier-free guidance (2207.12598).
         clean: for a tree state, probability that a leaf is shown clean (time 0), and again that it is left
             out (time 1), so that conditionals and marginals are learned exactly.
-        first: smallest time drawn; the loss says nothing at time 0.
+        first: smallest time drawn where `times` is None; the loss says nothing at time 0.
         coupling: which noise goes with which data; None is independent. A dependent one marks the model it trains:
             `estimates` becomes "velocity".
         times: how times are drawn; None is `UniformTime(first)`. With `PerBlock` the weight is each entry's own.
@@ -132,10 +135,14 @@ class Denoising(Objective):
         x_t = law.sample(noise.fold("state")) if z is None else law.transform(z)
         if condition and self.drop:
             dropped = noise.fold("drop").uniform(_column(x_0)).squeeze(1) < self.drop
-            kept = model.process.fields | getattr(model, "needs", frozenset())  # an anchor is not dropped
-            own = [name for name in condition if name not in kept]
+            own = sorted(set(condition) - self.undropped(model))
             condition = condition.dropped(dropped, *own) if own else condition
         return Seen(x_0, t, x_t, condition, self.predicted(model, x_t, t, condition, noise), level)
+
+    def undropped(self, model: Any) -> frozenset[str]:
+        """The condition's fields that stay whatever `drop` is, such as an anchor."""
+        needs: frozenset[str] = getattr(model, "needs", frozenset())
+        return needs | model.process.fields
 
     def predicted(
         self, model: Any, x_t: Tree, t: Any, condition: Condition | None, noise: Noise
@@ -151,7 +158,7 @@ class Denoising(Objective):
         reported = (getattr(seen.posterior, "heads", None) or {}).get(
             "losses", {}
         )  # by the network's own parts
-        return Losses(sample if weight is None else sample * weight, named, reported)
+        return Losses(weighed(sample, weight), named, reported)
 
     def _coupled(self, model: Any, x_0: Tree, condition: Condition | None, noise: Noise) -> Tensor | None:
         """The noise of a dependent coupling, drawn before times are; None where each law draws its own."""
@@ -195,7 +202,7 @@ class Denoising(Objective):
 
     def _square(self, model: Any, process: Any, seen: Seen) -> Tensor:
         known = seen.t <= 0  # nothing to learn where the state shows its data
-        times = torch.where(known, self.first, seen.t)
+        times = torch.where(known, max(self.first, SAFE), seen.t)
         weight = WEIGHTINGS[self.weighting](model, process, times).to(seen.x_0.dtype)
         square, size = _gap(process, seen) ** 2, seen.x_0[0].numel()
         if times.ndim > 1:
@@ -205,11 +212,10 @@ class Denoising(Objective):
 
 def _level_of(model: Any, batch: dict[str, Any]) -> tuple[Condition | None, Tensor | None]:
     """The condition, and the items' level: of the batch, or a field of the data that the model does not read."""
-    condition, level = batch.get("condition"), batch.get("level")
+    condition, level = condition_of(batch), batch.get("level")
     if level is not None or condition is None or "level" not in condition or "level" in model.fields:
         return condition, level
-    rest = {k: v for k, v in condition.items() if k != "level"}
-    return (Condition(rest, {k: condition.present[k] for k in rest}) if rest else None), condition["level"]
+    return condition.without("level") or None, condition["level"]
 
 
 def _from_items(

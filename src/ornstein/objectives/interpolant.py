@@ -11,6 +11,8 @@ from torch import Tensor
 from ornstein.core import Condition, Losses, Noise, Objective, Posterior, align, combine, suggest, sum_event
 from ornstein.processes import Interpolant
 
+from .batch import condition_of, weighed
+
 __all__ = ["TARGETS", "InterpolantMatching"]
 
 Quadratic = Callable[[Posterior, Tensor, Any], tuple[Tensor, Tensor]]
@@ -84,7 +86,7 @@ class InterpolantMatching(Objective):
         """The losses of one batch."""
         process, x_0 = model.process, batch["x_0"]
         names = self._names(model, process)
-        y, condition = self._other_end(process, x_0, batch.get("condition"), noise)
+        y, condition = self._other_end(process, x_0, condition_of(batch), noise)
         t = batch["time"] if batch.get("time") is not None else self._times(x_0, noise)
         z = noise.fold("latent").normal(x_0)
         halves = [self._half(model, (x_0, y), sign * z, t, condition) for sign in self._signs()]
@@ -95,8 +97,7 @@ class InterpolantMatching(Objective):
             for name in names
         }
         sample = torch.stack(list(named.values())).sum(0)
-        weight = batch.get("weight")
-        return Losses(sample if weight is None else sample * weight, named, {})
+        return Losses(weighed(sample, batch.get("weight")), named, {})
 
     def _signs(self) -> tuple[float, ...]:
         return (1.0, -1.0) if self.antithetic else (1.0,)
@@ -129,17 +130,13 @@ class InterpolantMatching(Objective):
         self, process: Interpolant, x_0: Tensor, condition: Condition | None, noise: Noise
     ) -> tuple[Tensor, Condition | None]:
         """y, and the condition without it: the model is not to see it."""
-        given = condition is not None and "anchor" in condition
         if self.coupling == "independent":
             y = process.base_law(x_0).sample(noise.fold("base"))
-        elif condition is None or not given:
+        elif condition is None or "anchor" not in condition:
             raise ValueError("InterpolantMatching(coupling='paired'): pass y as the condition's anchor")
         else:
             y = condition["anchor"]
-        if condition is not None and given:
-            rest = {k: v for k, v in condition.items() if k != "anchor"}
-            condition = Condition(rest, {k: condition.present[k] for k in rest}) if rest else None
-        return y, condition
+        return y, (condition and condition.without("anchor")) or None
 
     def _times(self, x_0: Tensor, noise: Noise) -> Tensor:
         u = noise.fold("time").uniform(x_0.new_empty(len(x_0), 1)).squeeze(1)

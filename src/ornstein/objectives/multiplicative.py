@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ornstein.core import AffineProcess, Losses, Noise, Objective, align, sum_event
 
+from .batch import condition_of, weighed
+
 __all__ = ["MultiplicativeDenoising"]
 
 
@@ -38,7 +40,7 @@ class MultiplicativeDenoising(Objective):
 
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The losses of one batch of positive x_0."""
-        x_0, process, condition = batch["x_0"], model.process, batch.get("condition")
+        x_0, process, condition = batch["x_0"], model.process, condition_of(batch)
         if not isinstance(process, AffineProcess) or not bool((x_0 > 0).all()):
             raise ValueError(
                 "MultiplicativeDenoising: needs positive data and an affine process of their logarithm"
@@ -51,8 +53,7 @@ class MultiplicativeDenoising(Objective):
         hyvarinen = model(x_t.log(), t, condition).score - 1
         weight = sigma**2 if self.weighting == "target" else 1.0
         sample = sum_event(weight * (hyvarinen - target) ** 2) / x_0[0].numel()
-        own = batch.get("weight")
-        return Losses(sample if own is None else sample * own, {}, {})
+        return Losses(weighed(sample, batch.get("weight")), {}, {})
 
     def _times(self, x_0: Tensor, noise: Noise) -> Tensor:
         u = noise.fold("time").uniform(x_0.new_empty(len(x_0), 1)).squeeze(1)

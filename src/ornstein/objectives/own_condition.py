@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from ornstein.core import Condition, Losses, Noise, Objective
+
+from .batch import condition_of
 
 __all__ = ["OwnCondition"]
 
@@ -23,11 +28,16 @@ class OwnCondition(Objective):
     def __init__(self, objective: Objective, field: str = "image") -> None:
         super().__init__()
         self.objective, self.field = objective, field
-        self.references = objective.references
+        self.supplies = frozenset({field})
+
+    @property
+    def references(self) -> Sequence[nn.Module]:  # type: ignore[override]
+        """Those of the objective."""
+        return self.objective.references
 
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The losses of one batch."""
-        condition = batch.get("condition") or Condition()
+        condition = condition_of(batch) or Condition()
         losses: Losses = self.objective(
             model, {**batch, "condition": condition.replace(**{self.field: batch["x_0"]})}, noise
         )

@@ -13,6 +13,7 @@ from ornstein.conditions import PerturbEmbedding
 from ornstein.core import AffineProcess, Condition, Losses, Noise, Objective, Posterior, align
 from ornstein.networks.embedding import TokenEmbedding
 
+from .batch import condition_of
 from .denoising import Denoising
 
 __all__ = ["InputPerturbation", "Perturbed"]
@@ -22,8 +23,9 @@ class Perturbed(Objective):
     """An objective under which the model's condition embeddings are perturbed: CEP (Chen et al. 2024, 2405.20494).
 
     What a network looks up (labels, tokens: its `TokenEmbedding` tables) is perturbed behind the table, and condition
-    fields that are embeddings already (floating, of the model's own fields) as they are. All of it is drawn from the
-    objective's noise, by row. Rows whose condition is dropped read the network's null vector, which stays exact.
+    fields that are embeddings already (floating, of the model's own fields) as they are; of a text, its `tokens`. All
+    of it is drawn from the objective's noise, by row. Rows whose condition is dropped read the network's null vector,
+    which stays exact.
 
     Args:
         objective: such as `Denoising()`.
@@ -44,13 +46,13 @@ class Perturbed(Objective):
 
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The objective's losses; untouched where the model is not in training."""
-        condition, source = batch.get("condition"), noise.fold("embedding")
+        condition, source = condition_of(batch), noise.fold("embedding")
         if not condition or not model.training:
             found: Losses = self.objective(model, batch, noise)
             return found
         own = [name for name in condition if name in model.fields - model.process.fields]
-        features = [name for name in own if condition[name].is_floating_point()]
-        shifted = {k: self.perturbation(condition[k], source.fold(k)) for k in features}
+        features = [name for name in own if _vectors(name, condition[name]).is_floating_point()]
+        shifted = {k: self._perturbed(condition[k], source.fold(k)) for k in features}
         record = {**batch, "condition": Condition({**condition, **shifted}, condition.present)}
         with self._looked_up(model, source) as seen:
             losses: Losses = self.objective(model, record, noise)
@@ -60,6 +62,12 @@ class Perturbed(Objective):
                 "(is the network compiled?); nothing would be perturbed"
             )
         return losses
+
+    def _perturbed(self, value: Any, noise: Noise) -> Any:
+        """The field's vectors perturbed, and what is beside them as it was."""
+        if not isinstance(value, dict):
+            return self.perturbation(value, noise)
+        return {**value, "tokens": self.perturbation(value["tokens"], noise)}
 
     @contextmanager
     def _looked_up(self, model: Any, noise: Noise) -> Iterator[list[str]]:
@@ -80,6 +88,15 @@ class Perturbed(Objective):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _vectors(name: str, value: Any) -> Tensor:
+    """What of a field could be embeddings: the field, or of a text {"tokens", "mask"} its tokens."""
+    found = value.get("tokens") if isinstance(value, dict) else value
+    if not isinstance(found, Tensor):
+        kind = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise ValueError(f"{name}: Perturbed takes a tensor, or {{'tokens': ..., 'mask': ...}}; got {kind}")
+    return found
 
 
 class InputPerturbation(Denoising):

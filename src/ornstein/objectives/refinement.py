@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from ornstein.core import Condition, Losses, Noise, Objective
 
+from .batch import condition_of
 from .denoising import Denoising
 
 __all__ = ["Refinement"]
@@ -30,12 +33,17 @@ class Refinement(Objective):
         super().__init__()
         self.codec, self.field = codec, field
         self.objective = Denoising() if objective is None else objective
-        self.references, self.supplies = (codec,), frozenset({field})
+        self.supplies = frozenset({field})
+
+    @property
+    def references(self) -> Sequence[nn.Module]:  # type: ignore[override]
+        """The codec, and those of the objective."""
+        return self.codec, *self.objective.references
 
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The losses of one batch."""
         with torch.no_grad():
             shown = self.codec.reconstructed(self.codec.law(batch["x_0"]).sample(noise.fold("code")))
-        given = (batch.get("condition") or Condition()).replace(**{self.field: shown})
+        given = (condition_of(batch) or Condition()).replace(**{self.field: shown})
         losses: Losses = self.objective(model, {**batch, "condition": given}, noise)
         return losses

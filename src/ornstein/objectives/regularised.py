@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -84,7 +85,11 @@ def _seen(
     """What the objective sees, with the outputs of these layers."""
     if not layers:
         return objective.seen(model, batch, noise)
-    with tapped(model.network, dict.fromkeys(layers)) as features:
+    with ExitStack() as stack:
+        try:
+            features = stack.enter_context(tapped(model.network, dict.fromkeys(layers)))
+        except ValueError as error:
+            raise ValueError(f"layer: {error}") from error
         return objective.seen(model, batch, noise)._replace(features=features)
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from ornstein.core import Losses, Noise
 
 from .denoising import Seen
+from .places import places
 from .regularised import Term
 
 __all__ = ["RepresentationAlignment"]
@@ -33,7 +34,7 @@ class RepresentationAlignment(Term):
         tokens: whether h is (B, L, C); else (B, C, ...). The same is asked of the encoder.
 
     Raises:
-        ValueError: a negative weight; in use, an unknown layer or numbers of positions that differ.
+        ValueError: a negative weight; in use, an unknown layer or numbers of positions or of channels that differ.
     """
 
     def __init__(
@@ -49,14 +50,14 @@ class RepresentationAlignment(Term):
             raise ValueError(f"weight: expected at least 0, got {weight}")
         self.encoder, self.references, self.layer, self.layers = encoder, (encoder,), layer, (layer,)
         self.weight, self.tokens = float(weight), tokens
-        inner, outer = features
+        self.features = inner, outer = features
         self.projection = nn.Sequential(nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, outer))
 
     def of(self, model: Any, seen: Seen, noise: Noise) -> Losses:
         """Sample by sample."""
         with torch.no_grad():
-            wanted = self._places(self.encoder(seen.x_0))
-        found = self._places(seen.features[self.layer])
+            wanted = places(self.encoder(seen.x_0), self.features[1], "the encoder", self.tokens)
+        found = places(seen.features[self.layer], self.features[0], f"layer {self.layer!r}", self.tokens)
         if wanted.shape[1] == 1:
             found = found.mean(1, keepdim=True)
         if found.shape[1] != wanted.shape[1]:
@@ -66,9 +67,3 @@ class RepresentationAlignment(Term):
             )
         cosine = F.cosine_similarity(self.projection(found), wanted, dim=2)
         return Losses(-self.weight * cosine.mean(1), {}, {})
-
-    def _places(self, h: Tensor) -> Tensor:
-        """(B, L, C)."""
-        if h.ndim == 2:
-            return h.unsqueeze(1)
-        return h if self.tokens else h.flatten(2).transpose(1, 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ornstein.core import Losses, Noise
 from ornstein.processes.divergence import gradient
@@ -22,7 +23,8 @@ class Symmetry(Term):
         E_v |(J - J^T) v|^2 = |J - J^T|_F^2
 
     The score is (alpha D - x) / sigma^2, so it is a gradient where D is. The estimator is that of quasi-conservative
-    score models (Chao et al. 2022, 2209.12753); it needs one more call of the model and two derivatives.
+    score models (Chao et al. 2022, 2209.12753); it needs one more call of the model and two derivatives, which
+    fused attention lacks: in that call it runs unfused.
 
     Args:
         weight: >= 0.
@@ -41,7 +43,7 @@ class Symmetry(Term):
     def of(self, model: Any, seen: Seen, noise: Noise) -> Losses:
         """The mean over rows."""
         learns = torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x = seen.x_t.detach().requires_grad_()
             mean = model(x, seen.t, seen.condition).mean
             probes = noise.normal(x, (self.probes,))

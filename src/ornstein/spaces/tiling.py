@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -12,10 +13,24 @@ from ornstein.core import suggest
 
 from .codec import Codec
 
-__all__ = ["PROFILES", "Tiling", "decode_tiled"]
+__all__ = ["PROFILES", "Tiling", "decode_tiled", "whole"]
 
 PROFILES = ("uniform", "gaussian")
 BREADTH = 0.8  # standard deviation of the Gaussian profile, in half windows
+
+
+def whole(name: str, value: Any, axes: int | None = None) -> tuple[int, ...]:
+    """Whole numbers, one an axis; a single one stands for all where `axes` says how many there are.
+
+    Raises:
+        ValueError: anything else.
+    """
+    given = (value,) * axes if axes is not None and isinstance(value, int) else value
+    try:
+        return tuple(index(v) for v in given)
+    except TypeError:
+        alone = "" if axes is None else ", or one for all"
+        raise ValueError(f"{name}: expected whole numbers, one an axis{alone}; got {value!r}") from None
 
 
 class Tiling:
@@ -47,8 +62,8 @@ class Tiling:
         profile: str = "uniform",
         periodic: bool = False,
     ) -> None:
-        self.canvas, self.window, self.profile = tuple(canvas), tuple(window), profile
-        self.stride = (stride,) * len(self.canvas) if isinstance(stride, int) else tuple(stride)
+        self.canvas, self.window, self.profile = whole("canvas", canvas), whole("window", window), profile
+        self.stride = whole("stride", stride, len(self.canvas))
         self.periodic = periodic
         if profile not in PROFILES:
             raise ValueError(suggest(profile, PROFILES, "profile"))
@@ -161,7 +176,7 @@ def decode_tiled(
     Raises:
         ValueError: sizes that do not fit, or a codec that enlarges by no whole number.
     """
-    sizes = (window,) * (z.ndim - 2) if isinstance(window, int) else tuple(window)
+    sizes = whole("window", window, z.ndim - 2)
     tiling = Tiling(z.shape[2:], sizes, stride, profile)
     pieces = tiling.cut(z).flatten(0, 1)
     shown: Any = torch.cat([codec.decode(part) for part in pieces.split(chunk)])
