@@ -216,3 +216,12 @@ def test_ratio_is_exp_minus_h_and_finite_at_both_ends(process):
     h = process.half_log_snr(s) - process.half_log_snr(t)
     assert process.ratio(t, s) == pytest.approx(math.exp(-h))
     assert process.ratio(t, 0.0) == 0.0 and process.ratio(t, t) == process.ratio(0.0, 0.0) == 1.0
+
+
+@pytest.mark.parametrize("process", [VariancePreserving(), VarianceExploding(), RectifiedFlow()], ids=repr)
+def test_where_there_is_no_noise_a_velocity_says_nothing_and_the_state_all(process):
+    x, v = torch.randn(3, 2), torch.randn(3, 2)
+    torch.testing.assert_close(process.mean_from("velocity", x, v, 0.0), x / process.at(0.0).alpha)
+    rows = process.mean_from("velocity", x, v, torch.tensor([0.0, 0.3, 0.6]))
+    torch.testing.assert_close(rows[0], x[0] / process.at(0.0).alpha)
+    torch.testing.assert_close(rows[1], process.mean_from("velocity", x, v, 0.3)[1])

@@ -413,7 +413,17 @@ class AffineProcess(Process):
         if name == "velocity":
             value = self.add_anchor(value, -(slope.anchor), condition)
             turn = slope.alpha * level.sigma - slope.sigma * level.alpha
-            return combine(_over(-(slope.sigma), turn), u, _over(level.sigma, turn), value)
+            on_u, on_value = _over(-(slope.sigma), turn), _over(level.sigma, turn)
+            if isinstance(
+                level.sigma, Tensor
+            ):  # without noise u is the data's, also where sigma' is infinite
+                clean = level.sigma == 0
+                return combine(
+                    torch.where(clean, 1 / level.alpha, on_u), u, torch.where(clean, 0.0, on_value), value
+                )
+            return combine(
+                *((1 / level.alpha, u, 0.0, value) if level.sigma == 0 else (on_u, u, on_value, value))
+            )
         raise ValueError(f"unknown view {name!r}; accepted: noise, score, velocity")
 
     def grid(self, kind: str | None, steps: int) -> TimeGrid:
