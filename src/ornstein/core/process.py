@@ -142,8 +142,6 @@ class AffineProcess(Process):
         if isinstance(t, Tensor):
             return self._level(t.double())
         if t not in self._levels or self.learned:
-            if not 0 <= t <= 1:
-                raise ValueError(f"t: expected a time in [0, 1], 0 the data and 1 the prior; got {t}")
             self._levels[t] = Level(*map(number, self._level(_time(t))))
         return self._levels[t]
 
@@ -207,6 +205,8 @@ class AffineProcess(Process):
         """lambda = log(alpha / sigma), natural logarithm, infinite at an end without noise or signal."""
         if isinstance(t, float) and not self.learned:
             alpha, _, sigma = self.at(t)  # networks ask at every call
+            if alpha < 0 or sigma < 0:
+                raise ValueError(f"t: expected a time in [0, 1], 0 the data and 1 the prior; got {t}")
             return -math.inf if alpha == 0 else math.inf if sigma == 0 else math.log(alpha) - math.log(sigma)
         alpha, _, sigma = self._level(_time(t))
         value = torch.where(alpha == 0, -torch.inf, _log(alpha) - _log(sigma))  # also at a point end

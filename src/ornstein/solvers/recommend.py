@@ -119,8 +119,8 @@ def sample(
 def sampler_for(
     model: Denoiser, steps: int, solver: Solver | None = None, grid: str | TimeGrid | None = None
 ) -> Sampler:
-    """What `sample` runs: `best` where nothing is asked for and the model knows its data's Gaussian fit; block by block,
-    `steps` rows each, for a model of blocks.
+    """What `sample` runs: `best` where nothing is asked for and the model knows its data's Gaussian fit; of a model of
+    blocks, `steps` rows for each of them.
     """
     if model.blocks is not None and not isinstance(grid, TimeGrid):
         own = recommended(model.process) if solver is None else solver
