@@ -113,8 +113,9 @@ def asymmetry(
     E|(J - J^T) u|^2 = |J - J^T|^2 and E|J u|^2 = |J|^2, at two products each. The published figures are of blocks of
     the Jacobian; their normalisation is not stated in the abstract (2509.00336), this one is ours.
 
+    What is not named here is as in `jacobian`.
+
     Args:
-        denoiser, x, t, coordinates, view, seed, condition, fields: as in `jacobian`.
         probes: number of directions; 0 is the exact value.
 
     Raises:
@@ -148,8 +149,9 @@ def field_divergence(
 ) -> Tensor:
     """sum_i d field_i / d x_i, (B,): exactly, or its mean over random probes.
 
+    What is not named here is as in `jacobian`.
+
     Args:
-        denoiser, x, t, view, condition, fields: as in `jacobian`.
         estimator: "exact", "hutchinson" or "skilling", see `processes.divergence`.
         probes: how many, of an estimator that has any.
         seed: of the probes, by row.
@@ -176,8 +178,9 @@ def jacobian_svd(
     Of the posterior mean near low-dimensional data the right directions span the local subspace: a step along one of
     them at an intermediate time edits the sample that follows (2409.02426).
 
+    What is not named here is as in `jacobian`.
+
     Args:
-        denoiser, x, t, view, condition, fields: as in `jacobian`.
         rank: how many.
         iterations: of `leading`; 2 (rank + 4) products each.
         seed: of the first directions.

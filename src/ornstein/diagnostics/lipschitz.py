@@ -88,8 +88,9 @@ def lipschitz(
 
     For affine maps (Gaussian data) all rows agree and are the constant. Otherwise the largest row is a lower bound.
 
+    What is not named here is as of `NoiseMap`.
+
     Args:
-        sampler, denoiser, start, seed, fields: as of `NoiseMap`.
         iterations: of subspace iteration.
     """
     linear = NoiseMap(sampler, denoiser, start, seed, **fields).linearised()
@@ -110,8 +111,7 @@ def product_bound(
 
     It is what proofs use; how far it lies above `lipschitz` says how much of the stretching cancels between steps.
 
-    Args:
-        sampler, denoiser, start, iterations, seed, fields: as of `lipschitz`.
+    The arguments are those of `lipschitz`.
 
     Raises:
         ValueError: steps that remember others, or whose noise has no single scale.
