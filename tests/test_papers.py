@@ -194,3 +194,13 @@ def test_the_table_shows_each_paper_in_full() -> None:
 def test_the_table_of_some_papers_has_their_rows() -> None:
     networks = papers(role="network")
     assert table(networks).row_count == len(networks) > 0
+
+
+def test_a_narrow_screen_shows_every_paper_on_one_line():
+    from rich.console import Console
+
+    screen = Console(width=80, file=io.StringIO(), record=True)
+    screen.print(table(width=80))
+    lines = screen.export_text().splitlines()
+    assert len(lines) == 102 + 5  # the title, three lines around the names, and the last
+    assert all(len(line) <= 80 for line in lines)

@@ -185,15 +185,24 @@ def _titled(words: str) -> list[str]:
     return sorted(found, key=lambda slug: not all(w in slug for w in asked))[:3]
 
 
-def table(entries: Iterable[Paper] | None = None) -> Table:
-    """A rich table of the papers given, or of all: slug, year, role, status, verdict, title."""
+def table(entries: Iterable[Paper] | None = None, width: int = 200) -> Table:
+    """A rich table of the papers given, or of all: slug, year, role, status, verdict, title; a line each, without year
+    and role and with the titles cut, on a screen of fewer than 120 columns.
+    """
     from rich.table import Table
 
-    shown = list(_shipped() if entries is None else entries)
-    columns = ("slug", "year", "role", "status", "verdict", "title")
+    shown, narrow = list(_shipped() if entries is None else entries), width < 120
+    columns = (
+        ("slug", "status", "verdict", "title")
+        if narrow
+        else ("slug", "year", "role", "status", "verdict", "title")
+    )
     result = Table(title=f"{len(shown)} papers", title_justify="left")
+    sizes = {"slug": 25, "status": 8, "verdict": 14, "title": width - 60} if narrow else {}
     for name in columns:
-        result.add_column(name, overflow="fold", no_wrap=name in ("slug", "year"))
+        whole = narrow or name in ("slug", "year")
+        style: Any = "ellipsis" if narrow else "fold"
+        result.add_column(name, overflow=style, no_wrap=whole, width=sizes.get(name))
     for entry in shown:
         result.add_row(*(_cell(getattr(entry, name)) for name in columns))
     return result

@@ -29,7 +29,8 @@ def papers(
 
     from .screen import console
 
-    console().print(table(chosen(family=family, status=status, role=role)))
+    screen = console()
+    screen.print(table(chosen(family=family, status=status, role=role), screen.width))
 
 
 @app.command(
