@@ -61,6 +61,12 @@ def test_accuracy_is_ahead_of_the_stock_solvers_that_are_installed(tmp_path: Pat
     assert "| wine | 8 |" in tables.read_text(encoding="utf-8")
 
 
+@pytest.fixture
+def beside_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+@pytest.mark.usefixtures("beside_the_benchmarks")
 def test_the_training_error_of_the_best_constant_gain_is_one() -> None:
     """And a perfect denoiser has 0."""
     from benchmarks.trainers import Trainer
@@ -74,6 +80,7 @@ def test_the_training_error_of_the_best_constant_gain_is_one() -> None:
     assert held_out_error(Trainer("perfect", 0, nothing, lambda y, level: x, nothing), data) == 0.0
 
 
+@pytest.mark.usefixtures("beside_the_benchmarks")
 def test_stand_ins_are_taken_away_again() -> None:
     from benchmarks.trainers import without
 
