@@ -106,9 +106,8 @@ def _taken(condition: Condition | None, x: Tensor) -> tuple[Tensor, Condition | 
     joint = ones
     if "joint" in condition:
         joint = torch.where(condition.present["joint"], condition["joint"].to(x), ones)
-    rest = {k: v for k, v in condition.items() if k != "joint"}
-    own = Record(rest, {k: condition.present[k] for k in rest})
-    return joint, Record.cat([own, own]) if rest else None
+    rest = condition.without("joint")
+    return joint, Record.cat([rest, rest]) if rest else None
 
 
 class _Joint(nn.Module):

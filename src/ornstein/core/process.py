@@ -413,17 +413,10 @@ class AffineProcess(Process):
         if name == "velocity":
             value = self.add_anchor(value, -(slope.anchor), condition)
             turn = slope.alpha * level.sigma - slope.sigma * level.alpha
-            on_u, on_value = _over(-(slope.sigma), turn), _over(level.sigma, turn)
-            if isinstance(
-                level.sigma, Tensor
-            ):  # without noise u is the data's, also where sigma' is infinite
-                clean = level.sigma == 0
-                return combine(
-                    torch.where(clean, 1 / level.alpha, on_u), u, torch.where(clean, 0.0, on_value), value
-                )
-            return combine(
-                *((1 / level.alpha, u, 0.0, value) if level.sigma == 0 else (on_u, u, on_value, value))
-            )
+            # sigma' may be infinite where there is no noise
+            on_u = _unless(level.sigma, _over(1.0, level.alpha), _over(-(slope.sigma), turn))
+            on_value = _unless(level.sigma, 0.0, _over(level.sigma, turn))
+            return combine(on_u, u, on_value, value)
         raise ValueError(f"unknown view {name!r}; accepted: noise, score, velocity")
 
     def grid(self, kind: str | None, steps: int) -> TimeGrid:
@@ -462,6 +455,13 @@ def _over(a: Any, b: Any) -> Any:
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return a / b
     return a / b if b else math.copysign(math.inf, a) if a else math.nan
+
+
+def _unless(sigma: Any, clean: Any, noisy: Any) -> Any:
+    """`noisy`, and `clean` where there is no noise."""
+    if isinstance(sigma, Tensor):
+        return torch.where(sigma == 0, clean, noisy)
+    return noisy if sigma else clean
 
 
 def _divided(a: Tensor, b: Tensor) -> Tensor:

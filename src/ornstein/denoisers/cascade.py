@@ -57,12 +57,9 @@ class Cascade(Denoiser):
     def prepare(self, condition: Condition) -> Condition:
         """Decode the codes."""
         if "code" in condition:
-            shown = self.codec.decode(condition["code"])
-            kept = {k: v for k, v in condition.items() if k != "code"}
-            masks = {k: condition.present[k] for k in kept}
-            condition = Condition(
-                {**kept, self.field: shown}, {**masks, self.field: condition.present["code"]}
-            )
+            shown, rest = self.codec.decode(condition["code"]), condition.without("code")
+            present = condition.present["code"]
+            condition = Condition({**rest, self.field: shown}, {**rest.present, self.field: present})
         return self.refiner.prepare(condition)
 
 

@@ -78,13 +78,11 @@ class ShiftedDenoiser(Denoiser):
         if "image" not in condition:
             return condition
         image, present = condition["image"], condition.present["image"]
-        rest = {k: v for k, v in condition.items() if k != "image"}
-        masks = {k: m for k, m in condition.present.items() if k != "image"}
-        made = self.encoder(image)
+        rest, made = condition.without("image"), self.encoder(image)
         if "code" in rest:
-            given = masks["code"]
+            given = rest.present["code"]
             made, present = torch.where(given.unsqueeze(1), rest["code"], made), present | given
-        return Condition({**rest, "code": made}, {**masks, "code": present})
+        return Condition({**rest, "code": made}, {**rest.present, "code": present})
 
     def forward(
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None

@@ -155,9 +155,8 @@ class Denoising(Objective):
         """The losses of what was seen."""
         named = self.errors(model, model.process, seen)
         sample = torch.stack(list(named.values())).sum(0)
-        reported = (getattr(seen.posterior, "heads", None) or {}).get(
-            "losses", {}
-        )  # by the network's own parts
+        heads = getattr(seen.posterior, "heads", None) or {}
+        reported = heads.get("losses", {})  # by the network's own parts
         return Losses(weighed(sample, weight), named, reported)
 
     def _coupled(self, model: Any, x_0: Tree, condition: Condition | None, noise: Noise) -> Tensor | None:

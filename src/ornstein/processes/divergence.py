@@ -55,15 +55,10 @@ def divergence(
         chunk: vector-Jacobian products taken at once: memory against speed; 1 for networks that cannot be batched so.
         create_graph: to differentiate through the result.
     """
+    chunk = 1 if create_graph else chunk  # torch batches no second derivatives through interpolation
     if probes is not None:
-        parts = [
-            _quadratic(value, x, some, create_graph) for some in probes.split(1 if create_graph else chunk)
-        ]
-        return torch.cat(parts)
+        return torch.cat([_quadratic(value, x, some, create_graph) for some in probes.split(chunk)])
     size = value[0].numel()
-    chunk = (
-        1 if create_graph else chunk
-    )  # torch batches no second derivatives through a U-Net's interpolation
     total = value.new_zeros(1, len(value))
     for first in range(0, size, chunk):
         unit = torch.eye(size, dtype=value.dtype, device=value.device)[first : first + chunk]
