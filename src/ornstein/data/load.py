@@ -21,6 +21,7 @@ from .frames import frames
 from .hub import hub_dataset, is_hub_layout
 from .land import land
 from .plane import plane
+from .scenes import scenes
 from .words import words
 
 __all__ = ["BUILT_IN", "load"]
@@ -33,6 +34,7 @@ BUILT_IN: dict[str, Callable[..., Dataset]] = {
     "land": land,
     "super-resolution": super_resolution,
     "plane": plane,
+    "scenes": scenes,
     "words": words,
 }
 _ARRAY_SUFFIXES = (".npy", ".npz")
@@ -42,10 +44,11 @@ def load(name: str | os.PathLike[str], **options: Any) -> Dataset:
     """The data set of that name.
 
     Args:
-        name: "digits", "digits-joint", "fashion-mnist", "frames", "land", "super-resolution" or "words"; a .npy or .npz
+        name: "digits", "digits-joint", "fashion-mnist", "frames", "land", "scenes", "super-resolution" or
+            "words"; a .npy or .npz
             file; a folder of images, with classes as subfolders; a Hugging Face data set id "owner/name", or a local
             folder in its layout (parquet, arrow). A path that exists comes before a data set id.
-        **options: those of the loader: `fashion_mnist`, `frames`, `super_resolution`, `words`, `array_file`,
+        **options: those of the loader: `fashion_mnist`, `frames`, `scenes`, `super_resolution`, `words`, `array_file`,
             `image_folder`, `hub_dataset`.
 
     Raises:

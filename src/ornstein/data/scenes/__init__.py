@@ -1,0 +1,78 @@
+"""A world of simple objects in which everything is known: drawn, rendered, mapped, described in words, read back."""
+
+from __future__ import annotations
+
+from .dataset import SceneSplit, scenes
+from .language import (
+    PLACES,
+    RELATIONS,
+    WORDS,
+    Asked,
+    Caption,
+    Kind,
+    Span,
+    captions,
+    place_holds,
+    read_prompt,
+    relation_holds,
+)
+from .maps import CONTROLS, boxes, control_map, depth, edges, instances, layout, normals
+from .render import BACKGROUND_RGB, COLOUR_RGB, coverage, distances, extents, render
+from .world import (
+    ATTRIBUTES,
+    BACKGROUNDS,
+    COLOURS,
+    MOST,
+    SHAPES,
+    SIZES,
+    STYLES,
+    TEXTURES,
+    UNSEEN,
+    Scenes,
+    World,
+    draw_scenes,
+    same_scene,
+)
+
+__all__ = [
+    "ATTRIBUTES",
+    "BACKGROUNDS",
+    "BACKGROUND_RGB",
+    "COLOURS",
+    "COLOUR_RGB",
+    "CONTROLS",
+    "MOST",
+    "PLACES",
+    "RELATIONS",
+    "SHAPES",
+    "SIZES",
+    "STYLES",
+    "TEXTURES",
+    "UNSEEN",
+    "WORDS",
+    "Asked",
+    "Caption",
+    "Kind",
+    "SceneSplit",
+    "Scenes",
+    "Span",
+    "World",
+    "boxes",
+    "captions",
+    "control_map",
+    "coverage",
+    "depth",
+    "distances",
+    "draw_scenes",
+    "edges",
+    "extents",
+    "instances",
+    "layout",
+    "normals",
+    "place_holds",
+    "read_prompt",
+    "relation_holds",
+    "render",
+    "same_scene",
+    "scenes",
+]

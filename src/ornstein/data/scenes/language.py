@@ -1,0 +1,326 @@
+"""Scenes in words: captions in several phrasings that know which word speaks of which object, and prompts read back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+from ornstein.core import Keyed
+
+from .world import BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES, TEXTURES, Scenes
+
+__all__ = [
+    "PLACES",
+    "RELATIONS",
+    "WORDS",
+    "Asked",
+    "Caption",
+    "Kind",
+    "Span",
+    "captions",
+    "place_holds",
+    "read_prompt",
+    "relation_holds",
+]
+
+RELATIONS = ("left of", "right of", "above", "below")
+PLACES = ("left", "right", "top", "bottom", "middle", "top left", "top right", "bottom left", "bottom right")
+MARGIN = 0.1  # by which the centres of two kinds must differ, all of one from all of the other, in sides
+SIDE = 0.36  # what is "on the left" has its centre left of this; the other places follow from it
+_NUMBERS = ("", "one", "two", "three", "four")
+_SYNONYMS = {"little": "small", "tiny": "small", "big": "large", "spotted": "dotted", "gray": "grey"}
+_PHRASES = {"left of": ("left of", "to the left of"), "right of": ("right of", "to the right of"),
+            "above": ("above", "over"), "below": ("below", "under")}  # fmt: skip
+_THINGS = ("thing", "object", "shape")
+_WHERE = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
+          "middle": "in the middle"}  # fmt: skip
+_USED = ("a", "an", "the", "picture", "of", "there", "is", "are", "and", "with", "on", "at", "in", "to", "background",
+         "corner", "side", "left", "right", "above", "over", "below", "under", "top", "bottom", "middle")  # fmt: skip
+
+
+class Kind(NamedTuple):
+    """Like objects, as words name them: `number` of them; what is not said is None."""
+
+    number: int
+    shape: str | None = None
+    colour: str | None = None
+    size: str | None = None
+    texture: str | None = None
+
+
+class Asked(NamedTuple):
+    """What a prompt asks for.
+
+    Attributes:
+        kinds: of objects, in the order of their names in the prompt.
+        relation: of the first kind to the second, one of `RELATIONS`, or None.
+        place: of the only kind, one of `PLACES`, or None.
+        style, background: as in `STYLES`, `BACKGROUNDS`, or None where nothing is said.
+    """
+
+    kinds: tuple[Kind, ...]
+    relation: str | None = None
+    place: str | None = None
+    style: str | None = None
+    background: str | None = None
+
+
+class Span(NamedTuple):
+    """Characters `start` to `stop` of a caption say `what` ("colour", "shape", "count", "relation", ...) of the objects
+    in the slots `objects`; of none where they speak of the whole picture.
+    """
+
+    start: int
+    stop: int
+    what: str
+    objects: tuple[int, ...]
+
+
+class Caption(NamedTuple):
+    """A caption, which of its words speak of which objects, and what it asks for."""
+
+    text: str
+    spans: tuple[Span, ...]
+    asked: Asked
+
+
+def _plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+WORDS: tuple[str, ...] = tuple(
+    sorted(
+        {*_USED, *_NUMBERS[1:], *COLOURS, *SIZES, *TEXTURES, *STYLES, *BACKGROUNDS, *_SYNONYMS}
+        | {form for noun in (*SHAPES, *_THINGS) for form in (noun, _plural(noun))}
+    )
+)
+"""All words that captions use or that prompts may: a vocabulary for a tokeniser."""
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+def captions(scenes: Scenes, seed: int = 0, ids: Iterable[int] | None = None) -> list[Caption]:
+    """A caption for each scene, true of it. It names every kind of object; size, style, background, place and relation
+    are said at times, colour, shape and a texture that is not plain nearly always.
+
+    Args:
+        scenes: N scenes.
+        seed: of the phrasings.
+        ids: numbers of the scenes, so that one's caption is the same in any batch; 0, 1, ... by default.
+    """
+    n = len(scenes.x)
+    rows = torch.arange(n) if ids is None else torch.as_tensor(list(ids))
+    u = Keyed(seed, rows).fold("captions").uniform(torch.empty(n, 32)).tolist()
+    columns = {name: getattr(scenes, name).tolist() for name in Scenes._fields}
+    return [_written({k: v[i] for k, v in columns.items()}, iter(u[i])) for i in range(n)]
+
+
+class _Writer:
+    """Text that grows, with the spans of what it says."""
+
+    def __init__(self) -> None:
+        self.text, self.spans = "", []  # type: ignore[var-annotated]
+
+    def add(self, words: str, what: str | None = None, objects: tuple[int, ...] = ()) -> None:
+        start = len(self.text) + bool(self.text and words not in (",",))
+        self.text += words if start == len(self.text) else " " + words
+        if what is not None:
+            self.spans.append(Span(start, len(self.text), what, objects))
+
+
+def _written(row: dict, u: Iterable[float]) -> Caption:  # type: ignore[type-arg]
+    draw = iter(u)
+    out = _Writer()
+    slots: list[tuple[int, ...]] = [
+        tuple(i for i, g in enumerate(row["group"]) if g == k) for k in range(max(row["group"]) + 1)
+    ]
+    if next(draw) < 0.5:
+        slots.reverse()
+    style = _opening(out, row, len(slots[0]), draw)
+    opened = bool(out.text)
+    relation = _relation(row, slots, next(draw)) if len(slots) == 2 and next(draw) < 0.75 else None
+    kinds = []
+    for k, objects in enumerate(slots):
+        if k:
+            _link(out, relation if k == 1 else None, slots, k, next(draw), not opened)
+        kinds.append(_noun_phrase(out, row, objects, draw))
+    place = _said_place(out, row, slots, next(draw))
+    background = None
+    if next(draw) < 0.3:
+        background = BACKGROUNDS[row["background"]]
+        out.add("on a")
+        out.add(background, "background")
+        out.add("background")
+    return Caption(out.text, tuple(out.spans), Asked(tuple(kinds), relation, place, style, background))
+
+
+def _opening(out: _Writer, row: dict, count: int, draw: Iterable[float]) -> str | None:  # type: ignore[type-arg]
+    draw = iter(draw)
+    name = STYLES[row["style"]]
+    if next(draw) < (0.3 if name == "flat" else 0.85):
+        out.add(_article(name))
+        out.add(name, "style")
+        out.add("picture of")
+        return name
+    if (chance := next(draw)) < 0.15:
+        out.add("a picture of")
+    elif chance < 0.25:
+        out.add("there is" if count == 1 else "there are")
+    return None
+
+
+def _noun_phrase(out: _Writer, row: dict, objects: tuple[int, ...], draw: Iterable[float]) -> Kind:  # type: ignore[type-arg]
+    draw, first = iter(draw), objects[0]
+    texture, colour = TEXTURES[row["texture"][first]], COLOURS[row["colour"][first]]
+    size, shape = SIZES[row["size"][first]], SHAPES[row["shape"][first]]
+    chance = next(draw)
+    size_word = {"small": ("small", "little"), "large": ("large", "big")}[size][chance < 0.1]
+    said_size, said_colour = chance < 0.5, next(draw) < 0.95
+    said_texture = next(draw) < (0.08 if texture == "plain" else 0.9)
+    said_shape = next(draw) < 0.96
+    noun = shape if said_shape else _THINGS[int(next(draw) * len(_THINGS))]
+    words = [
+        *([(size_word, "size")] if said_size else []),
+        *([(texture, "texture")] if said_texture else []),
+        *([(colour, "colour")] if said_colour else []),
+        (noun if len(objects) == 1 else _plural(noun), "shape" if said_shape else None),
+    ]
+    out.add(_article(words[0][0]) if len(objects) == 1 else _NUMBERS[len(objects)], "count", objects)
+    for word, what in words:
+        out.add(word, what, objects if what else ())
+    return Kind(
+        len(objects), shape if said_shape else None, colour if said_colour else None,
+        size if said_size else None, texture if said_texture else None,
+    )  # fmt: skip
+
+
+def _link(
+    out: _Writer, relation: str | None, slots: list[tuple[int, ...]], k: int, chance: float, verb: bool
+) -> None:
+    if relation is None:
+        out.add("and" if k == len(slots) - 1 else ",")
+        return
+    if chance < 0.2 and verb:
+        out.add("is" if len(slots[0]) == 1 else "are")
+    words = _PHRASES[relation][chance * 10 % 1 < 0.4]
+    out.add(words, "relation", slots[0] + slots[1])
+
+
+def _relation(row: dict, slots: list[tuple[int, ...]], chance: float) -> str | None:  # type: ignore[type-arg]
+    here = [[(row["x"][i], row["y"][i]) for i in objects] for objects in slots]
+    held = [r for r in RELATIONS if relation_holds(r, here[0], here[1])]
+    return held[int(chance * len(held))] if held else None
+
+
+def relation_holds(
+    relation: str, first: list[tuple[float, float]], second: list[tuple[float, float]], margin: float = MARGIN
+) -> bool:
+    """Whether all centres (x, y) of the first are on that side of all of the second, by a margin in sides."""
+    axis = 0 if relation in ("left of", "right of") else 1
+    low, high = (first, second) if relation in ("left of", "above") else (second, first)
+    return max(p[axis] for p in low) + margin < min(p[axis] for p in high)
+
+
+def place_holds(place: str, x: float, y: float, margin: float = 0.0) -> bool:
+    """Whether a centre is at that place of the picture; with a margin the place's borders are that much wider."""
+    side = SIDE + margin
+    held = {
+        "left": x < side, "right": x > 1 - side, "top": y < side, "bottom": y > 1 - side,
+        "middle": SIDE - margin < x < 1 - SIDE + margin and SIDE - margin < y < 1 - SIDE + margin,
+    }  # fmt: skip
+    return all(held[word] for word in place.split())
+
+
+def _said_place(out: _Writer, row: dict, slots: list[tuple[int, ...]], chance: float) -> str | None:  # type: ignore[type-arg]
+    if len(slots) != 1 or len(slots[0]) != 1 or chance > 0.4:
+        return None
+    (i,) = slots[0]
+    held = [p for p in PLACES if place_holds(p, row["x"][i], row["y"][i])]
+    place = (
+        held[-1] if held and chance < 0.25 else held[0] if held else None
+    )  # a corner more often than its sides
+    if place is not None:
+        out.add(_WHERE.get(place) or f"in the {place} corner", "place", slots[0])
+    return place
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def _either(words: Iterable[str]) -> str:
+    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+
+
+_NOUNS = {form: noun for noun in (*SHAPES, *_THINGS) for form in (noun, _plural(noun))}
+_ADJECTIVES = {
+    **{w: ("colour", w) for w in COLOURS}, **{w: ("size", w) for w in SIZES}, **{w: ("texture", w) for w in TEXTURES},
+    "little": ("size", "small"), "tiny": ("size", "small"), "big": ("size", "large"), "spotted": ("texture", "dotted"),
+}  # fmt: skip
+_COUNTS = {"a": 1, "an": 1, "the": 1, **{w: i for i, w in enumerate(_NUMBERS) if w}}
+_KIND = re.compile(
+    rf"\b(?:({_either(_COUNTS)})\s+)?((?:(?:{_either(_ADJECTIVES)})\s+)*)({_either(_NOUNS)})\b"
+)
+_RELATED = re.compile(
+    rf"^\s*(?:(?:is|are)\s+)?({_either(p for forms in _PHRASES.values() for p in forms)})\s*$"
+)
+_OPENING = re.compile(
+    rf"^\s*(?:there (?:is|are)\b|(?:an?|the)\s+(?:({_either(STYLES)})\s+)?picture of\b)", re.I
+)
+_GROUND = re.compile(rf"\bon an?\s+({_either([*BACKGROUNDS, 'gray'])})\s+background\b")
+_PLACED = re.compile(
+    r"\b(?:on the (left|right)(?: side)?|at the (top|bottom)|in the (middle)"
+    r"|in the ((?:top|bottom) (?:left|right)) corner)\s*$"
+)
+
+
+def read_prompt(text: str) -> Asked:
+    """What a prompt in the captions' language asks for.
+
+    Adjectives may stand in any order, with synonyms (big, little, tiny, spotted, over, under); kinds are joined by
+    "and", "with", commas or one relation.
+
+    Raises:
+        ValueError: words that are not understood; names them.
+    """
+    rest = " ".join(text.lower().strip().rstrip(".").split())
+    style = background = place = None
+    if found := _OPENING.search(rest):
+        style, rest = found.group(1), rest[found.end() :]
+    if found := _GROUND.search(rest):
+        background = _SYNONYMS.get(found.group(1), found.group(1))
+        rest = rest[: found.start()] + rest[found.end() :]
+    if found := _PLACED.search(rest.strip()):
+        place, rest = next(g for g in found.groups() if g), rest.strip()[: found.start()]
+    matches = list(_KIND.finditer(rest))
+    pieces = [rest[a.end() : b.start()] for a, b in pairwise(matches)]
+    ends = [rest[: matches[0].start()], rest[matches[-1].end() :]] if matches else [rest]
+    relation = _read_relation(pieces[0]) if pieces else None
+    unread = [*ends, *(p for p in (pieces[1:] if relation else pieces))]
+    if strange := [w for p in unread for w in re.findall(r"[^\s,]+", p) if w not in ("and", "with")]:
+        raise ValueError(
+            f"prompt {text!r}: not understood: {', '.join(map(repr, strange))}; prompts read like "
+            "'a large striped red circle left of two blue squares on a black background'"
+        )
+    if not matches:
+        raise ValueError(f"prompt {text!r}: names no object; known are {', '.join(SHAPES)}")
+    return Asked(tuple(_read_kind(m) for m in matches), relation, place, style, background)
+
+
+def _read_relation(words: str) -> str | None:
+    found = _RELATED.match(words)
+    return next(r for r, forms in _PHRASES.items() if found.group(1) in forms) if found else None
+
+
+def _read_kind(match: re.Match[str]) -> Kind:
+    said = dict(_ADJECTIVES[word] for word in match.group(2).split())
+    noun = _NOUNS[match.group(3)]
+    return Kind(_COUNTS.get(match.group(1) or "a", 1), None if noun in _THINGS else noun, **said)
