@@ -51,3 +51,24 @@ def test_fields_are_taken_away_with_their_masks():
     assert set(rest) == set(rest.present) == {"a"}
     assert rest.present["a"].tolist() == [False, True, True] and set(made) == {"a", "b"}
     assert not made.without("a", "b") and isinstance(made.without("a", "b"), Condition)
+
+
+def test_words_become_ids_by_the_models_tokeniser():
+    def tokenise(name, words):
+        return torch.tensor([[len(word), len(name)] for word in words])
+
+    def made(given):
+        return Condition.make(3, {"text": given}, {"text"}, tokenise=tokenise)
+
+    assert made("red")["text"].tolist() == [[3, 4]] * 3 and made("red").present["text"].all()
+    some = made(["red", None, "a"])
+    assert some["text"].tolist() == [[3, 4], [0, 4], [1, 4]]
+    assert some.present["text"].tolist() == [True, False, True]
+    ids = torch.arange(6).reshape(3, 2)
+    assert made(ids)["text"] is ids
+    with pytest.raises(ValueError, match="text: 2 rows given for 3 samples"):
+        made(["red", "a"])
+    with pytest.raises(ValueError, match="text: expected numbers or a tensor"):
+        made(["red", 3, "a"])
+    with pytest.raises(ValueError, match="text: expected numbers or a tensor"):
+        Condition.make(3, {"text": "red"}, {"text"})

@@ -113,7 +113,7 @@ def _pairs(denoiser: Denoiser, references: Mapping[str, Any]) -> tuple[Tree, Con
             f"references: expected pairs with one of the fields {sorted(read)}, got {batch_size(x_0)} of "
             f"{sorted(references.get('fields', {}))}"
         )
-    return x_0, Condition.make(batch_size(x_0), fields, read, leaves(x_0)[0].device)
+    return x_0, Condition.make(batch_size(x_0), fields, read, leaves(x_0)[0].device, denoiser.tokenise)
 
 
 def _candidates(

@@ -1,18 +1,24 @@
-"""What conditions go through before a network reads them: corruption of the data's, perturbation of
+"""What conditions go through before a network reads them: words as tokens, corruption of the data's, perturbation of
 embeddings, codes shown by stages, embeddings on a grid.
 """
 
 from .corrupt import CorruptLabels, ShuffleCaptions, corrupted
+from .minilm import MiniLM
 from .perturb import PerturbEmbedding
 from .spherical import slerp, slerp_grid
+from .text import Spans, TextEncoder, Tokeniser
 from .time_masked import MODES, TimeMasked
 
 __all__ = [
     "MODES",
     "CorruptLabels",
+    "MiniLM",
     "PerturbEmbedding",
     "ShuffleCaptions",
+    "Spans",
+    "TextEncoder",
     "TimeMasked",
+    "Tokeniser",
     "corrupted",
     "slerp",
     "slerp_grid",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from .spec import suggest
 from .tree import Time, Tree, cat, leaves, select, tree_map
 
 __all__ = ["Condition"]
+
+Tokenise = Callable[[str, Sequence[str]], Tensor]  # (field, words) -> ids (B, L)
 
 
 class Condition(dict[str, Any]):
@@ -39,12 +41,20 @@ class Condition(dict[str, Any]):
         fields: Mapping[str, Any],
         accepted: Iterable[str],
         device: torch.device | str = "cpu",
+        tokenise: Tokenise | None = None,
     ) -> Condition:
-        """What users write (numbers, lists with None for an absent row, tensors) for `n` rows.
+        """What users write (numbers, words, lists with None for an absent row, tensors) for `n` rows.
+
+        Args:
+            n: rows.
+            fields: as they were written; a string stands for every row.
+            accepted: names of the fields that the model reads.
+            device: where the values go.
+            tokenise: (name, words) -> ids (B, L), such as `Denoiser.tokenise`; None where nothing reads words.
 
         Raises:
             TypeError: a field that no piece of the model declares.
-            ValueError: a field of the wrong length.
+            ValueError: a field of the wrong length, or words where nothing reads them.
         """
         accepted = set(accepted)
         for name in fields:
@@ -53,7 +63,7 @@ class Condition(dict[str, Any]):
         values, masks = {}, {}
         for name, given in fields.items():
             if given is not None:
-                values[name], masks[name] = _rows(name, given, n, device)
+                values[name], masks[name] = _rows(name, given, n, device, tokenise)
         return cls(values, masks)
 
     def null(self, *fields: str) -> Condition:
@@ -119,14 +129,19 @@ class Condition(dict[str, Any]):
         return Condition(moved, {k: m.to(device) for k, m in self.present.items()})
 
 
-def _rows(name: str, given: Any, n: int, device: torch.device | str) -> tuple[Tree, Tensor]:
+def _rows(
+    name: str, given: Any, n: int, device: torch.device | str, tokenise: Tokenise | None = None
+) -> tuple[Tree, Tensor]:
     present = torch.ones(n, dtype=torch.bool, device=device)
     if isinstance(given, dict) or hasattr(given, "at"):
         return given, present
+    given = [given] * n if isinstance(given, str) else given
     if isinstance(given, list | tuple) and any(v is None for v in given):
         present = torch.tensor([v is not None for v in given], device=device)
         filler = next((v for v in given if v is not None), 0)
-        given = [filler * 0 if v is None else v for v in given]
+        given = [filler * 0 if v is None else v for v in given]  # of words: the empty text
+    if tokenise and isinstance(given, list | tuple) and given and all(isinstance(v, str) for v in given):
+        given = tokenise(name, given)
     try:
         value = torch.as_tensor(given, device=device)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -67,6 +67,17 @@ class Denoiser(Module):
         """Whatever a run needs once: features of texts and images, the anchor. Default: as it is."""
         return condition
 
+    def tokenise(self, name: str, words: Sequence[str]) -> Tensor:
+        """Words given for the field `name`, as ids (B, L); `prepare` makes features of them.
+
+        Raises:
+            ValueError: this model reads no words in that field.
+        """
+        raise ValueError(
+            f"{name}: {type(self).__name__} reads no words, got {list(words)[:2]}; it reads numbers or tensors, as "
+            f"{', '.join(sorted(self.fields)) or 'no field'} (denoisers.Prompted gives a model an encoder of words)"
+        )
+
     def many(
         self, x: Tree, t: Time, conditions: Sequence[Condition | None], step: Step | None = None
     ) -> list[Posterior]:
@@ -204,6 +215,10 @@ class Guided(Denoiser):
     def prepare(self, condition: Condition) -> Condition:
         """The inner denoiser's."""
         return self.denoiser.prepare(condition)
+
+    def tokenise(self, name: str, words: Sequence[str]) -> Tensor:
+        """The inner denoiser's."""
+        return self.denoiser.tokenise(name, words)
 
     def before_draw(self, distribution: Distribution, step: Step) -> Distribution:
         """Innermost first."""

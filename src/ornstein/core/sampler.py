@@ -250,7 +250,7 @@ class Sampler:
             seed: an integer, a list or tensor with a seed for every sample, or a `Noise`.
             grad: keep the graph, to differentiate through the run.
             condition: a ready Condition, in place of fields.
-            **fields: condition fields: label=7, label=[7, None, 2], ...
+            **fields: condition fields: label=7, label=[7, None, 2], text="a red circle", ...
 
         Raises:
             TypeError: a field that neither the denoiser nor its guides nor the process declare.
@@ -266,8 +266,10 @@ class Sampler:
         like, given = _start(rule, start)
         n, device = batch_size(like), leaves(like)[0].device
         if condition is None:
-            accepted = process.fields | (rule.fields if isinstance(rule, Denoiser) else frozenset())
-            condition = Condition.make(n, fields, accepted, device)
+            reads, tokenise = (
+                (rule.fields, rule.tokenise) if isinstance(rule, Denoiser) else (frozenset(), None)
+            )
+            condition = Condition.make(n, fields, process.fields | reads, device, tokenise)
         with torch.set_grad_enabled(grad):
             condition = rule.prepare(condition) if isinstance(rule, Denoiser) else condition
         noise = seed if isinstance(seed, Noise) else _keyed(seed, n)

@@ -39,6 +39,13 @@ class Module(nn.Module):
         arguments = self.__dict__.get("_arguments", {})
         return {"class": f"{room}.{type(self).__name__}", "arguments": _plain(arguments, self)}
 
+    def tell(self, **found: Any) -> None:
+        """Set attributes that were left open when it was made, also in what `spec` says of its arguments."""
+        arguments = self.__dict__.get("_arguments", {})
+        for name, value in found.items():
+            setattr(self, name, value)
+            arguments.update({name: value} if name in arguments else {})
+
 
 def _recorded(init: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(init)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,11 @@ class Split(ABC):
     """
 
     fields: dict[str, Tensor]
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """N strings that say what the samples are, or None; training makes a field "text" of ids of them."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -56,6 +61,7 @@ class TensorSplit(Split):
         stored: the states (N, ...) or a tree of them, in the form they are kept in.
         fields: named conditions (N, ...).
         transform: from stored rows to states, e.g. bytes to [-1, 1]; None where they are the same.
+        texts: N strings, see `Split`.
     """
 
     def __init__(
@@ -63,16 +69,23 @@ class TensorSplit(Split):
         stored: Tree,
         fields: dict[str, Tensor] | None = None,
         transform: Callable[[Tree], Tree] | None = None,
+        texts: Sequence[str] | None = None,
     ) -> None:
-        self.fields = dict(fields or {})
+        self.fields, self._texts = dict(fields or {}), texts
         self._stored = stored
         self._transform = transform
         sizes = {"x_0": batch_size(stored), **{k: len(v) for k, v in self.fields.items()}}
+        sizes |= {} if texts is None else {"texts": len(texts)}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"fields: every field needs one row a sample, got {sizes}")
 
     def __len__(self) -> int:
         return batch_size(self._stored)
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        """As they were given."""
+        return self._texts
 
     def _states(self, indices: Tensor) -> Tree:
         rows = select(self._stored, indices)

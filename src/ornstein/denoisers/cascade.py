@@ -62,6 +62,10 @@ class Cascade(Denoiser):
             condition = Condition({**rest, self.field: shown}, {**rest.present, self.field: present})
         return self.refiner.prepare(condition)
 
+    def tokenise(self, name: str, words: Sequence[str]) -> Tensor:
+        """The refiner's."""
+        return self.refiner.tokenise(name, words)
+
 
 def code_mixture(
     codes: Tensor, process: AffineProcess, components: int = 10, seed: int = 0

@@ -74,6 +74,10 @@ class Converted(Denoiser):
         """The source's."""
         return self.denoiser.prepare(condition)
 
+    def tokenise(self, name: str, words: Sequence[str]) -> Tensor:
+        """The source's."""
+        return self.denoiser.tokenise(name, words)
+
     def like(self, n: int) -> Tree:
         """The source's."""
         return self.denoiser.like(n)

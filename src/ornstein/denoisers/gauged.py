@@ -10,7 +10,7 @@ on their own, and for mixtures they do not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -121,6 +121,10 @@ class Gauged(Denoiser):
     def prepare(self, condition: Condition) -> Condition:
         """The inner denoiser's."""
         return self.denoiser.prepare(condition)
+
+    def tokenise(self, name: str, words: Sequence[str]) -> Tensor:
+        """The inner denoiser's."""
+        return self.denoiser.tokenise(name, words)
 
     def like(self, n: int) -> Tree:
         """The inner denoiser's."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from ornstein.core import Condition, Denoiser, Posterior, Step, Time, Tree
 
 from .network import NetworkDenoiser
@@ -45,6 +47,10 @@ class LayerSkip(Denoiser):
     def prepare(self, condition: Condition) -> Condition:
         """The whole denoiser's."""
         return self.denoiser.prepare(condition)
+
+    def tokenise(self, name: str, words: Sequence[str]) -> Tensor:
+        """The whole denoiser's."""
+        return self.denoiser.tokenise(name, words)
 
     def _at(self, step: Step | None) -> NetworkDenoiser:
         if step is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from torch.nn.functional import one_hot
 from ornstein.core import (
     AffineProcess,
     Condition,
-    Denoiser,
     Posterior,
     Process,
     ProductPosterior,
@@ -30,12 +28,14 @@ from ornstein.core import (
 )
 from ornstein.processes import Absorbing, DiscreteProcess, ProductProcess
 
+from .pretrained import Pretrained
+
 __all__ = ["PREDICTIONS", "NetworkDenoiser"]
 
 PREDICTIONS = ("mean", "noise", "velocity", "score", "edm")
 
 
-class NetworkDenoiser(Denoiser):
+class NetworkDenoiser(Pretrained):
     """A network, told x_t / sqrt((alpha + anchor_weight)^2 scale^2 + sigma^2) and the process's clock (half the
     log-SNR), whose output F is read as
 
@@ -164,53 +164,6 @@ class NetworkDenoiser(Denoiser):
         level, power = process.at(t), self.scale**2
         size = level.alpha**2 * power + level.sigma**2
         return combine(level.alpha * power / size, x, self.scale * level.sigma / size**0.5, output)
-
-    # --- files
-
-    def save_pretrained(self, folder: str | Path, card: str | None = None) -> Path:
-        """Write config.json, model.safetensors and README.md, all of them or none.
-
-        Args:
-            folder: made if it does not exist; other files in it stay.
-            card: text of README.md; by default what the model is and how it is loaded.
-
-        Raises:
-            ValueError: the network is not one of ornstein's, so that a config cannot rebuild it.
-            OSError: the files cannot be written; what was there before is untouched.
-        """
-        from .files import save_model
-
-        return save_model(self, Path(folder), card)
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path, weights: str = "ema", **hub: Any) -> NetworkDenoiser:
-        """A denoiser from a folder, a run folder or a hub id "owner/name"; no pickle is ever read.
-
-        Args:
-            name: where it is.
-            weights: "ema", the averaged ones that one samples from, or "raw", the last ones of training.
-            **hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
-
-        Raises:
-            ValueError: no such model, or its files are foreign, incomplete or do not fit together.
-        """
-        from .files import load_model
-
-        model = load_model(name, weights, **hub)
-        if not isinstance(model, cls):
-            raise ValueError(f"model {str(name)!r}: is a {type(model).__name__}, expected a {cls.__name__}")
-        return model
-
-    def push_to_hub(self, name: str, **hub: Any) -> str:
-        """Upload the files of `save_pretrained` to the hub; returns the commit's address.
-
-        Args:
-            name: the id, "owner/name".
-            **hub: `private`, `token`, `branch`, `create_pr`, `commit_message` of huggingface_hub's mixin.
-        """
-        from .hub import HubModel
-
-        return HubModel(self).push_to_hub(name, **hub)
 
 
 def tree_map_shape(shape: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -72,6 +73,10 @@ class ShiftedDenoiser(Denoiser):
     def prepare(self, condition: Condition) -> Condition:
         """Images are encoded once a run."""
         return self.denoiser.prepare(self.coded(condition))
+
+    def tokenise(self, name: str, words: Sequence[str]) -> Tensor:
+        """The base's."""
+        return self.denoiser.tokenise(name, words)
 
     def coded(self, condition: Condition) -> Condition:
         """The condition with the codes of its images in their place; codes that are given come first."""

@@ -103,7 +103,7 @@ def condition_of(
     """What a run would be given: `condition`, or one made of fields, prepared."""
     if condition is None:
         accepted = denoiser.process.fields | denoiser.fields
-        condition = Condition.make(batch_size(x), fields, accepted, leaves(x)[0].device)
+        condition = Condition.make(batch_size(x), fields, accepted, leaves(x)[0].device, denoiser.tokenise)
     return denoiser.prepare(condition)
 
 

@@ -52,7 +52,7 @@ class Block(nn.Module):
     Args:
         width: features of a token.
         heads: attention heads, a divisor of `width`.
-        conditioning: features of a conditioning vector.
+        conditioning: features of a conditioning vector; None for a block that nothing modulates.
         ffn: tokens (B, L, width) to the same; a dense `MLP` if None.
         norm: "layer" (without parameters) or "rms" (with a weight).
         qk_norm: whether queries and keys are normed.
@@ -67,7 +67,7 @@ class Block(nn.Module):
         self,
         width: int,
         heads: int,
-        conditioning: int,
+        conditioning: int | None,
         ffn: nn.Module | None = None,
         *,
         norm: str = "layer",
@@ -78,7 +78,7 @@ class Block(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(suggest(norm, NORMS, "norm"))
-        self.modulation = zeroed(nn.Linear(conditioning, 6 * width))
+        self.modulation = None if conditioning is None else zeroed(nn.Linear(conditioning, 6 * width))
         self.attention = SelfAttention(width, heads, qk_norm, bases)
         self.ffn = MLP(width) if ffn is None else ffn
         self.norms = nn.ModuleList(NORMS[norm](width) for _ in range(2))
@@ -127,7 +127,7 @@ class Block(nn.Module):
         self, c: Tensor | None, groups: Tensor | None = None, modulated: Tensor | None = None
     ) -> Vectors:
         """Shift, scale and gate of the attention and of the ffn, each (B, G or L, width)."""
-        if c is None:
+        if c is None or self.modulation is None:
             return (None,) * 6
         made = self.modulation(F.silu(c))
         made = made if groups is None else made[:, groups]

@@ -244,10 +244,7 @@ def _gap(process: Any, seen: Seen) -> Tensor:
 
 def mark(model: Any) -> None:
     """Say, also in what is saved, that a model under training estimates a velocity."""
-    model.estimates = "velocity"
-    arguments = model.__dict__.get("_arguments", {})
-    if "estimates" in arguments:
-        arguments["estimates"] = "velocity"
+    model.tell(estimates="velocity")
 
 
 def _entropy(model: Any, process: Any, seen: Seen) -> Tensor:

@@ -208,3 +208,7 @@ class Retimed(Denoiser):
     def prepare(self, condition: Condition) -> Condition:
         """The inner denoiser's."""
         return self.inner.prepare(condition)
+
+    def tokenise(self, name: str, words: Sequence[str]) -> Tensor:
+        """The inner denoiser's."""
+        return self.inner.tokenise(name, words)

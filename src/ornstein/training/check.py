@@ -44,9 +44,9 @@ def completed(denoiser: Denoiser, data: Any, objective: Objective) -> None:
     """Tell a denoiser what it does not know: the shape of samples, their Gaussian fit, and what it will estimate."""
     if any(part.estimates == "velocity" for part in objective.modules() if isinstance(part, Objective)):
         mark(denoiser)  # before its average is made
-    shape, arguments = getattr(data, "shape", None), denoiser.__dict__.get("_arguments", {})
+    shape = getattr(data, "shape", None)
     if denoiser.shape is None and shape is not None:
-        denoiser.shape = arguments["shape"] = _plain(shape)
+        denoiser.tell(shape=_plain(shape))
     if denoiser.fit is None and isinstance(denoiser.process, AffineProcess) and len(data.train) > 1:
         size = data.train.batch(torch.zeros(1, dtype=torch.long))["x_0"].numel()
         count = min(len(data.train), _FITTED, max(_NUMBERS // size, 2))

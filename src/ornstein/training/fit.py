@@ -19,7 +19,7 @@ from .folder import RunFolder
 from .loop import Training
 from .options import Options
 from .run import Run
-from .source import dataset
+from .source import dataset, tokenised
 
 __all__ = ["fit"]
 
@@ -64,7 +64,8 @@ def fit(
 
     Args:
         denoiser: what is trained.
-        data: a data set, or the name or path of one; its fields that the denoiser names become the condition.
+        data: a data set, or the name or path of one; its fields that the denoiser names become the condition, and
+            its texts the ids that the denoiser's tokeniser makes of them.
         objective: what is minimised; default `objectives.Denoising()`.
         steps: how many batches are seen in all.
         out: the run folder; default runs/NAME of the data.
@@ -106,7 +107,7 @@ def fit(
         checkpoint_every=checkpoint_every, keep=keep, patience=patience, workers=workers,
     )  # fmt: skip
     objective = _objective(objective)
-    data = dataset(data)
+    data = tokenised(dataset(data), denoiser)
     folder = RunFolder(Path(out if out is not None else f"runs/{Path(str(data.name)).stem}"), keep)
     check(denoiser, data, objective)
     completed(denoiser, data, objective)

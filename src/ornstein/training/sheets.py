@@ -18,14 +18,19 @@ COLUMNS = ROWS = 8
 
 
 def default_draw(data: Any, accepted: frozenset[str], seed: int) -> Callable[[Denoiser], Tree]:
-    """Eight rows of samples by the recommended solver in 20 steps; with classes, a column for each."""
+    """Eight rows of samples by the recommended solver in 20 steps; with classes, a column for each; with texts, those
+    of the first held-out samples.
+    """
     classes = len(getattr(data, "classes", ())) if "label" in accepted else 0
     count = ROWS * (classes or COLUMNS)
+    texts = getattr(data.held_out, "texts", None) if "text" in accepted else None
 
     def draw(model: Denoiser) -> Tree:
         from ornstein.solvers import sample
 
         fields: dict[str, Any] = {"label": torch.arange(count) % classes} if classes else {}
+        if texts:
+            fields["text"] = [texts[i % len(texts)] for i in range(count)]
         return sample(model, count, steps=20, seed=seed, **fields)
 
     draw.columns = classes or COLUMNS  # type: ignore[attr-defined]

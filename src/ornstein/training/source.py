@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections import ChainMap
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ornstein.core import Condition, Keyed, Noise, Tree, leaves, tree_map
-from ornstein.data import Batches, load
+from ornstein.core import Condition, Denoiser, Keyed, Noise, Tree, leaves, select, tree_map
+from ornstein.data import Batches, Split, load
 
 from .lesson import Given
 
-__all__ = ["Source", "dataset"]
+__all__ = ["Source", "dataset", "tokenised"]
 
 
 def dataset(data: Any) -> Any:
@@ -25,6 +27,54 @@ def dataset(data: Any) -> Any:
     if not all(hasattr(data, part) for part in ("name", "train", "held_out")):
         raise TypeError(f"data: expected a name, a path or a Dataset, got {type(data).__name__}")
     return data
+
+
+def tokenised(data: Any, denoiser: Denoiser) -> Any:
+    """The data set with ids of its texts as the field "text", where the denoiser reads it and the data have texts; and
+    of its `twin_texts` as "twin_text".
+
+    The denoiser's own tokeniser makes them, of all texts at once; a field "text" that is there already stays.
+    """
+    if "text" not in denoiser.fields or "text" in data.train.fields or not _texts(data.train):
+        return data
+    splits: dict[str, Any] = {
+        name: _with_ids(getattr(data, name), denoiser) for name in ("train", "held_out")
+    }
+    return dataclasses.replace(data, **splits)
+
+
+def _texts(split: Any) -> dict[str, Sequence[str]]:
+    """What a split says in words, by the field of the ids."""
+    found = {field: getattr(split, f"{field}s", None) for field in ("text", "twin_text")}
+    return {field: texts for field, texts in found.items() if texts is not None}
+
+
+def _with_ids(split: Any, denoiser: Denoiser) -> Split:
+    texts = _texts(split)
+    ids = {field: denoiser.tokenise("text", said) for field, said in texts.items()}
+    return _Tokenised(split, ids) if ids else split
+
+
+class _Tokenised(Split):
+    """A split with the ids (N, L) of its texts as further fields."""
+
+    def __init__(self, split: Split, ids: dict[str, Tensor]) -> None:
+        self.split, self.ids = split, ids
+        self.fields: Any = ChainMap(ids, split.fields)  # the split's own may be made as they are read
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        return self.split.texts
+
+    def _states(self, indices: Tensor) -> Tree:
+        return self.split.batch(indices)["x_0"]
+
+    def batch(self, indices: Tensor) -> dict[str, Any]:
+        record = self.split.batch(indices)
+        return {**record, "fields": {**record["fields"], **select(self.ids, indices)}}
 
 
 class Source:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ornstein.core import Keyed, select
+from ornstein.core import Keyed
 
 from ..dataset import Split
 from .language import captions
@@ -16,7 +17,7 @@ from .world import COLOURS, SHAPES, TEXTURES, Scenes, World
 
 __all__ = ["TwinSplit", "twins"]
 
-KINDS = 5  # of twins
+CHOICES = torch.tensor([0, 0, 1, 2, 2, 3, 4])  # colours, textures, all but size and place, mirrored twice
 _BOUND = ("colour", "texture", "shape")  # attributes that two groups may exchange
 
 
@@ -34,9 +35,9 @@ def twins(scenes: Scenes, seed: int = 0, world: World | None = None) -> Scenes:
         seed: of the choices; scene i of a seed is treated the same in any batch.
         world: whose pairs of colour and shape may occur; all by default.
     """
-    n, most = scenes.group.shape
+    n = len(scenes.x)
     u = Keyed(seed, n).fold("twins").uniform(torch.empty(n, 4))
-    choice = (u[:, 0] * KINDS).long().clamp(max=KINDS - 1)
+    choice = CHOICES[(u[:, 0] * len(CHOICES)).long()]
     changed = _rebound(scenes, choice, u[:, 1:])
     known = torch.zeros(len(COLOURS), len(SHAPES), dtype=torch.bool)
     known[tuple(torch.tensor((world or World()).pairs()).T)] = True
@@ -67,29 +68,42 @@ def _rebound(scenes: Scenes, choice: Tensor, u: Tensor) -> Scenes:
 
 
 class TwinSplit(Split):
-    """Scenes with their twins: what `objectives.TextImageMatching` reads, the fields "text", "twin_text" (ids) and
-    "twin_image".
+    """Scenes with their twins, which `objectives.TextImageMatching` reads: the field "twin_image", and `twin_texts`,
+    which training tokenises into a field "twin_text" as it does `texts`.
 
     Args:
         split: a `SceneSplit`.
-        tokenise: texts -> ids (N, L), such as a `TextEncoder`'s.
         seed: of the twins.
     """
 
-    def __init__(self, split: Any, tokenise: Any, seed: int = 0) -> None:
-        self.split, self.twins = split, twins(split.scenes, seed, split.world)
-        said = [c.text for c in captions(self.twins, split.seed)]
-        self.fields = {"text": tokenise(split.texts), "twin_text": tokenise(said)}
+    def __init__(self, split: Any, seed: int = 0) -> None:
+        self.split, self.fields, self.seed = split, split.fields, seed
 
     def __len__(self) -> int:
         return len(self.split)
+
+    @functools.cached_property
+    def twins(self) -> Scenes:
+        """The N twins, drawn when first asked for."""
+        return twins(self.split.scenes, self.seed, self.split.world)
+
+    @property
+    def texts(self) -> list[str]:
+        """The captions' words."""
+        found: list[str] = self.split.texts
+        return found
+
+    @functools.cached_property
+    def twin_texts(self) -> list[str]:
+        """What the captions would say of the twins, in the same phrasings."""
+        return [caption.text for caption in captions(self.twins, self.split.seed)]
 
     def _states(self, indices: Tensor) -> Tensor:
         images: Tensor = self.split.batch(indices)["x_0"]
         return images
 
     def batch(self, indices: Tensor) -> dict[str, Any]:
-        """The images at `indices` (B,), with both texts and the twins' images."""
-        ids = select(self.fields, indices)
-        image = render(self.twins.rows(indices), self.split.size)
-        return {"x_0": self._states(indices), "fields": {**ids, "twin_image": image}}
+        """The images at `indices` (B,), and the twins'."""
+        record = self.split.batch(indices)
+        shown = render(self.twins.rows(torch.as_tensor(indices)), self.split.size)
+        return {**record, "fields": {**record["fields"], "twin_image": shown}}
