@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ornstein import denoisers, networks, processes
+from ornstein import denoisers, networks, processes, spaces
 from ornstein.core import Condition
 from ornstein.denoisers import NetworkDenoiser
 from ornstein.denoisers.files import load_model, load_weights, save_model, tensors_of
@@ -69,6 +69,39 @@ def test_a_tree_of_processes_comes_back(tmp_path) -> None:
     again = load_model(denoiser.save_pretrained(tmp_path))
     assert again.shape == shape
     assert again.process.parts["label"].categories == 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_are_stored_in_half_precision_and_read_back_in_full(tmp_path, dtype) -> None:
+    """A latent model with its codec: every parameter is rounded once, every buffer is kept."""
+    codec = spaces.AutoencoderCodec(networks.Autoencoder(1, latent=2, factor=2, width=4))
+    codec.scale.fill_(1 / 3)
+    process = spaces.Encoded(processes.RectifiedFlow(), codec)
+    denoiser = NetworkDenoiser(networks.UNet(2, width=8, multipliers=(1,)), process, shape=(2, 4, 4)).eval()
+    save_model(denoiser, tmp_path / "half", dtype=dtype, raw=tensors_of(denoiser))
+    save_model(denoiser, tmp_path / "full")
+    for weights in ("ema", "raw"):
+        again = load_model(tmp_path / "half", weights)
+        assert {p.dtype for p in again.parameters()} == {torch.get_default_dtype()}
+        for own, found in zip(denoiser.parameters(), again.parameters(), strict=True):
+            assert torch.equal(found, own.to(dtype).to(own))
+        assert torch.equal(again.process.codec.scale, codec.scale)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "full")]
+    saved = sum(p.numel() for p in denoiser.parameters()) * (torch.get_default_dtype().itemsize - 2)
+    assert sizes[1] - sizes[0] == pytest.approx(saved, rel=0.02)
+    save_model(again, tmp_path / "again", dtype=dtype)  # what is rounded already stays
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("half", "again"))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path) -> None:
+    denoiser = made()
+    with torch.no_grad():
+        denoiser.network.encoder[0].blocks[0].conv_in.weight[0, 0, 0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"conv_in\.weight has values that torch\.float16 cannot hold; torch\.bfloat16"):
+        save_model(denoiser, tmp_path / "model", dtype=torch.float16)
+    assert not (tmp_path / "model").exists()
+    save_model(denoiser, tmp_path / "model", dtype=torch.bfloat16)
 
 
 def test_the_config_is_json_and_names_its_format(saved) -> None:

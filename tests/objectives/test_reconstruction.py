@@ -10,7 +10,7 @@ import torch
 from ornstein.core import Keyed
 from ornstein.denoisers import Reconstructor
 from ornstein.networks import Autoencoder, Classifier
-from ornstein.objectives import Reconstruction, perceptual_distance
+from ornstein.objectives import Reconstruction, gradient_distance, perceptual_distance
 from ornstein.spaces import AutoencoderCodec
 
 N = 6
@@ -69,9 +69,37 @@ def test_the_perceptual_distance_is_0_for_equal_images_and_sees_a_change(batch, 
     assert bool((near < far).all()) and near.shape == (N,)
 
 
+def test_the_gradient_distance_is_that_of_a_ramp_and_of_a_step():
+    """Of slope s it is s, 2 s and 4 s at the three scales along the ramp and 0 across it: 7 s / 6 in the mean."""
+    across = torch.arange(16.0).expand(2, 3, 16, 16)
+    slope = torch.tensor([0.5, -2.0])[:, None, None, None]
+    zero = torch.zeros(2, 3, 16, 16)
+    assert torch.allclose(gradient_distance(slope * across, zero), 7 * slope.abs().flatten() / 6)
+    assert torch.allclose(gradient_distance(zero, slope * across.mT), 7 * slope.abs().flatten() / 6)
+    step = (across >= 8).to(across)  # one jump a row, of 15, 7 and 3 differences
+    assert torch.allclose(gradient_distance(step, zero), torch.full((2,), (1 / 15 + 1 / 7 + 1 / 3) / 6))
+    assert gradient_distance(step + 3, step).abs().max() == 0  # levels are not its business
+    assert torch.allclose(gradient_distance(step[..., :2, :2], step[..., 7:9, 7:9]), torch.full((2,), 0.5))
+
+
+def test_gradients_are_a_part_of_the_loss_and_the_scale_may_stand_still(batch):
+    own, noise = model(), Keyed(0, N)
+    plain, with_gradients = (Reconstruction(gradients=g, learn_scale=False) for g in (0.0, 0.4))
+    losses = with_gradients(own, batch, noise)
+    law = own.codec.law(batch["x_0"])
+    shown = own.codec.network.decoder(law.sample(noise.fold("latent")))
+    extra = 0.4 * gradient_distance(shown, batch["x_0"])
+    assert torch.allclose(losses.named["gradients"], extra)
+    assert torch.allclose(losses.sample, plain(own, batch, noise).sample + extra)
+    losses.total.backward()
+    assert plain.log_scale.grad is None and with_gradients.log_scale.grad is None
+
+
 def test_negative_weights_are_refused():
     with pytest.raises(ValueError, match="kl: expected a number of at least 0"):
         Reconstruction(kl=-1.0)
+    with pytest.raises(ValueError, match="gradients: expected a number of at least 0, got -0.5"):
+        Reconstruction(gradients=-0.5)
     with pytest.raises(ValueError, match="perceptual: expected"):
         Reconstruction(perceptual=float("nan"))
 

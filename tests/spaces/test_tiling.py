@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ornstein.spaces import Codec, Tiling, decode_tiled
+from ornstein.networks import Autoencoder
+from ornstein.spaces import AutoencoderCodec, Codec, Tiling, decode_tiled
 from ornstein.spaces.tiling import PROFILES
 
 CASES = [
@@ -82,9 +83,37 @@ def test_one_window_decodes_the_whole_and_small_ones_differ_at_their_borders_onl
     assert not bool(apart[inner][:, inner].any()) and bool(apart[6:10].any())
 
 
+@pytest.mark.parametrize("patch, blocks", [(1, 1), (2, 1)])
+def test_with_a_margin_of_its_reach_a_decoder_in_windows_is_the_decoder_on_the_whole(patch, blocks):
+    torch.manual_seed(0)
+    network = Autoencoder(1, latent=2, factor=2, width=4, patch=patch, blocks=(1, blocks))
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)  # residual blocks start as identities, which see one place
+    codec, margin = AutoencoderCodec(network).eval().requires_grad_(False), network.reach
+    z = torch.randn(2, 2, 2 * margin + 6, 2 * margin + 9)
+    whole = codec.decode(z)
+    for profile in PROFILES:
+        found = decode_tiled(codec, z, 2 * margin + 3, 2, profile, margin=margin)
+        assert torch.allclose(found, whole, atol=1e-12)
+    short = decode_tiled(codec, z, 2 * margin + 3, 2, margin=margin - 1)
+    assert not torch.allclose(short, whole, atol=1e-7)  # so the reach is no larger than it must be
+
+
+def test_margins_weigh_nothing_inside_and_all_at_the_borders_of_the_canvas():
+    tiling = Tiling((10,), (6,), 2, margin=2)
+    assert tiling.starts.flatten().tolist() == [0, 2, 4]
+    assert tiling.weights.tolist() == [[1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]]
+    x = torch.randn(2, 3, 10)
+    assert torch.allclose(tiling.paste(tiling.cut(x)), x)
+    around = Tiling((8,), (6,), 2, periodic=True, margin=2)
+    assert bool((around.weights[:, [0, 1, 4, 5]] == 0).all()) and bool((around.weights[:, 2:4] == 1).all())
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
+        (((8, 8), (4, 4), 3, "uniform", False, 1), "margin: expected 0 to 0, half of what windows overlap, got 1"),
+        (((8, 8), (4, 4), 2, "uniform", False, -1), "margin: expected 0 to 1"),
         (((8, 8), (4, 4), 5), "stride <= window"),
         (((8, 8), (9, 9), 4), "window <= canvas"),
         (((8,), (4, 4), 2), "as many axes"),

@@ -8,20 +8,23 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
+from torch import nn
 
 from ornstein.core import Module, Objective, Process, suggest
+from ornstein.networks import Autoencoder, Encoder
 from ornstein.processes import DiscreteProcess
+from ornstein.spaces import AutoencoderCodec
 
 from .config import check
 
 __all__ = ["accepted", "made", "named", "parameters"]
 
 _OPTIONS_OF = {"JointUNet": "UNet"}  # networks that hand their other arguments on
-_SINGULAR = {"processes": "process", "networks": "network", "objectives": "objective"}
+_SINGULAR = {"processes": "process", "networks": "network", "objectives": "objective", "spaces": "codec"}
 
 
 def accepted(room: str, inside: bool = False) -> dict[str, type[Module]]:
-    """Classes of the room "processes", "networks" or "objectives" that a configuration may name; `inside` another also
+    """Classes of the room "processes", "networks", "objectives" or "spaces" that a configuration may name; `inside` another also
     its pieces, such as couplings and terms.
     """
     module = importlib.import_module(f"ornstein.{room}")
@@ -32,7 +35,8 @@ def accepted(room: str, inside: bool = False) -> dict[str, type[Module]]:
 
 _OF_ROOM: dict[str, Callable[[Any], bool]] = {
     "processes": lambda c: issubclass(c, Process) and not _is_contract(c, Process.marginal),
-    "networks": lambda c: "level" in inspect.signature(c.forward).parameters,
+    "networks": lambda c: "level" in inspect.signature(c.forward).parameters or issubclass(c, Autoencoder | Encoder),
+    "spaces": lambda c: issubclass(c, AutoencoderCodec),
     "objectives": lambda c: issubclass(c, Objective),
 }
 
@@ -59,15 +63,17 @@ def _simple(name: str) -> str:
     return str(name).lower().replace("-", "").replace("_", "")
 
 
-def made(room: str, said: Mapping[str, Any], where: str = "", inside: bool = False) -> Any:
-    """An instance of {"class": name, argument: value, ...}, pieces inside of it too.
+def made(
+    room: str, said: Mapping[str, Any], where: str = "", inside: bool = False, **parts: nn.Module
+) -> Any:
+    """An instance of {"class": name, argument: value, ...}, pieces inside of it too; `parts` are made already.
 
     Raises:
         ValueError: an unknown class or argument (with the nearest name), or a value that does not fit.
     """
     where = where or _SINGULAR[room]
     cls = named(room, said["class"], where, inside)
-    arguments = {k: _inner(room, v, f"{where}.{k}") for k, v in said.items() if k != "class"}
+    arguments = {k: _inner(room, v, f"{where}.{k}") for k, v in said.items() if k != "class"} | parts
     checked = check(_record(cls), arguments, where)
     return cls(**{k: getattr(checked, k) for k in arguments})
 

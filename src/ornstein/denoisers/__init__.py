@@ -12,10 +12,12 @@ from .interpolant import InterpolantDenoiser, InterpolantMixture
 from .joint import JointDenoiser
 from .layer_skip import LayerSkip
 from .low_rank import LowRankMixture
+from .matcher import Matcher
 from .multi_task import LIKELIHOODS, AggregatedMixture, MultiTask
 from .network import PREDICTIONS, NetworkDenoiser
 from .potential import PotentialDenoiser
 from .product_gaussian import ProductGaussian
+from .prompted import Prompted
 from .reconstructor import Reconstructor
 from .shifted import ShiftedDenoiser
 
@@ -36,11 +38,13 @@ __all__ = [
     "JointDenoiser",
     "LayerSkip",
     "LowRankMixture",
+    "Matcher",
     "MixtureDenoiser",
     "MultiTask",
     "NetworkDenoiser",
     "PotentialDenoiser",
     "ProductGaussian",
+    "Prompted",
     "Reconstructor",
     "ScoreDenoiser",
     "ShiftedDenoiser",

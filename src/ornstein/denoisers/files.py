@@ -29,12 +29,19 @@ WEIGHTS = {"ema": "model.safetensors", "raw": "model_raw.safetensors"}
 FIT = "gaussian_fit.safetensors"  # of the training data, where it is known
 ACCEPTED = f"a folder with {CONFIG} and {WEIGHTS['ema']} as save_pretrained writes it"
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
+_DIFFUSERS = "which ornstein.interop.load_diffusers reads"
 _FOREIGN = {
-    "model_index.json": "a diffusers pipeline",
-    "scheduler_config.json": "a diffusers scheduler",
+    "model_index.json": f"a diffusers pipeline, {_DIFFUSERS}",
+    "scheduler_config.json": f"a diffusers scheduler, {_DIFFUSERS} beside its network",
     "adapter_config.json": "an adapter",
     "pytorch_model.bin": "a pickled model",
 }
+EDM = (  # the format of 2206.00364 and its successors
+    "An EDM checkpoint is a pickle of NVIDIA's own classes, and unpickling runs whatever code a file holds. The safe "
+    "way, once, in a throwaway environment with NVIDIA's code: safetensors.torch.save_file({f'network.{k}': v for k, v "
+    "in pickle.load(file)['ema'].model.state_dict().items()}, 'edm.safetensors'); then, with the network built in your "
+    "own code, denoisers.files.load_weights(denoiser, 'edm.safetensors')"
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 # ------------------------------------------------------------------------------------ writing
@@ -46,6 +53,7 @@ def save_model(
     card: str | None = None,
     raw: Mapping[str, Tensor] | None = None,
     strict: bool = True,
+    dtype: torch.dtype | None = None,
 ) -> Path:
     """Write config.json, model.safetensors and README.md, all of them or none.
 
@@ -56,6 +64,8 @@ def save_model(
         raw: the weights of which the denoiser's are an average, written as model_raw.safetensors.
         strict: refuse a model that the config cannot rebuild. Otherwise its weights are written all the
             same, to be read by `load_weights`.
+        dtype: precision in which floating-point parameters are stored, such as torch.float16 for half the size; they
+            are read back in the model's own. Buffers (scales, tables) keep theirs.
 
     Raises:
         ValueError: the model has parts that are not ornstein's, which a config cannot rebuild.
@@ -71,9 +81,10 @@ def save_model(
         "denoiser": None if foreign else denoiser.spec(),
         **({"why": foreign} if foreign else {}),
     }
-    files = {WEIGHTS["ema"]: _serialised(tensors_of(denoiser))}
+    names = {name for name, _ in denoiser.named_parameters(remove_duplicate=False)}
+    files = {WEIGHTS["ema"]: _serialised(_rounded(tensors_of(denoiser), names, dtype))}
     if raw is not None:
-        files[WEIGHTS["raw"]] = _serialised(raw)
+        files[WEIGHTS["raw"]] = _serialised(_rounded(raw, names, dtype))
     if denoiser.fit is not None:
         files[FIT] = _serialised(denoiser.fit.tensors)
     if card is not None or not (folder / "README.md").exists():
@@ -87,6 +98,21 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
     """The state of a module as tensors on the CPU that share no memory."""
     state = module.state_dict()
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
+
+
+def _rounded(tensors: Mapping[str, Tensor], names: set[str], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors, those of these names in another precision.
+
+    Raises:
+        ValueError: a weight is too large for that precision.
+    """
+    found = {k: v if dtype is None or k not in names else v.to(dtype) for k, v in tensors.items()}
+    for name, tensor in found.items():
+        if dtype is not None and not bool(tensor.isfinite().all()) and bool(tensors[name].isfinite().all()):
+            raise ValueError(
+                f"dtype: {name} has values that {dtype} cannot hold; torch.bfloat16 has a wider range"
+            )
+    return found
 
 
 def _serialised(tensors: Mapping[str, Tensor]) -> bytes:
@@ -185,12 +211,14 @@ def load_weights(denoiser: Denoiser, name: str | Path, weights: str = "ema") -> 
 
     Args:
         denoiser: of the same parts as the one that was saved.
-        name: a model or run folder.
+        name: a model or run folder, or one .safetensors file with the names of the denoiser's `state_dict`.
         weights: "ema" or "raw".
 
     Raises:
         ValueError: the files are foreign or incomplete, or the shapes do not fit.
     """
+    if Path(name).is_file() and Path(name).suffix == ".safetensors":
+        return _read_into(denoiser, Path(name))
     folder = _model_folder(Path(name))
     return _filled(denoiser, folder, _read_config(folder), weights)
 
@@ -213,7 +241,8 @@ def _model_folder(path: Path) -> Path:
     """The folder itself, or the model in a run folder."""
     if path.is_file():
         what = "pickled files are never read" if path.suffix in _PICKLES else "this is a single file"
-        raise ValueError(f"model {str(path)!r}: {what}; accepted is {ACCEPTED}")
+        safely = f". {EDM}" if path.suffix in (".pkl", ".pickle") else ""
+        raise ValueError(f"model {str(path)!r}: {what}; accepted is {ACCEPTED}{safely}")
     if not path.is_dir():
         raise ValueError(f"model {str(path)!r}: no such folder; accepted is {ACCEPTED}")
     inner = path / "model"
@@ -231,6 +260,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("format") != "ornstein":
         maker = config.get("_class_name") or config.get("model_type") if isinstance(config, dict) else None
         of = f" (it is of {maker})" if maker else ""
+        of += f", {_DIFFUSERS}" if isinstance(config, dict) and "_class_name" in config else ""
         raise ValueError(f"{path}: not a config of ornstein's{of}; accepted is {ACCEPTED}")
     if config.get("version") != FORMAT:
         raise ValueError(
@@ -247,15 +277,19 @@ def _foreign(folder: Path) -> str:
 
 def _filled(denoiser: Denoiser, folder: Path, config: Mapping[str, Any], weights: str) -> Denoiser:
     only = "ema" if config.get("weights") == "raw" else weights  # one file, under the first name
-    path = folder / WEIGHTS[only]
-    tensors = read_tensors(path)
-    _check_fit(denoiser.state_dict(), tensors, path)
-    denoiser.load_state_dict(tensors)
+    _read_into(denoiser, folder / WEIGHTS[only])
     if (folder / FIT).exists():
         try:
             denoiser.fit = GaussianFit.from_tensors(read_tensors(folder / FIT))
         except ValueError as error:
             raise ValueError(f"{folder / FIT}: {error}") from error
+    return denoiser.eval()
+
+
+def _read_into(denoiser: Denoiser, path: Path) -> Denoiser:
+    tensors = read_tensors(path)
+    _check_fit(denoiser.state_dict(), tensors, path)
+    denoiser.load_state_dict(tensors)
     return denoiser.eval()
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ornstein.core import Condition, Denoiser, Posterior, Step, Time, Tree
+from ornstein.core import Condition, Posterior, Step, Time, Tree
 from ornstein.processes import RectifiedFlow
+
+from .pretrained import Pretrained
 
 __all__ = ["Reconstructor"]
 
 
-class Reconstructor(Denoiser):
+class Reconstructor(Pretrained):
     """The posterior mean of x_0 is its reconstruction: decode(encode(x)), whatever the time.
 
     `orn.fit(Reconstructor(codec), data, objectives.Reconstruction(classifier), steps=..., sample_every=0)` trains

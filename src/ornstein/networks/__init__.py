@@ -20,6 +20,7 @@ from .patches import Blocks
 from .potential import Potential
 from .shift_branch import ShiftBranch
 from .taps import inner_network, tap_names, tapped
+from .text import TextImage, TextTransformer
 from .transformer import SequenceTransformer, Transformer
 from .unet import ResidualBlock, SpatialAttention, UNet
 from .vector import ResidualMLP
@@ -56,7 +57,9 @@ __all__ = [
     "ShiftBranch",
     "SpatialAttention",
     "SwiGLU",
+    "TextImage",
     "TextTokens",
+    "TextTransformer",
     "TokenEmbedding",
     "Transformer",
     "UNet",

@@ -9,10 +9,11 @@ from .evidence import EvidenceBound
 from .fokker_planck import FokkerPlanck
 from .heads import Heads
 from .interpolant import InterpolantMatching
+from .matching import TextImageMatching, symmetric_info_nce
 from .multiplicative import MultiplicativeDenoising
 from .own_condition import OwnCondition
 from .perturbed import InputPerturbation, Perturbed
-from .reconstruction import Reconstruction, perceptual_distance
+from .reconstruction import Reconstruction, gradient_distance, perceptual_distance
 from .refinement import Refinement
 from .regularised import Regularised, Term
 from .relative import HighFrequency, PairwiseSimilarity
@@ -62,9 +63,12 @@ __all__ = [
     "Sinkhorn",
     "Symmetry",
     "Term",
+    "TextImageMatching",
     "TimeSampler",
     "UniformTime",
+    "gradient_distance",
     "info_nce",
     "perceptual_distance",
+    "symmetric_info_nce",
     "weight_of",
 ]

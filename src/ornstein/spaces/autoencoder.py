@@ -76,7 +76,9 @@ class AutoencoderCodec(Codec):
 
     def law(self, x: Tensor) -> Gaussian:
         """The law of the latent before scaling: N(mean, var), a point for "vq"."""
-        found = self.network.encoder(x)
+        found = self.network.encoder(x).to(
+            x.dtype
+        )  # where the network works in less, a law still has its digits
         if self.kind == "vq":
             return Gaussian(found)
         mean, log_variance = found.chunk(2, dim=1)
@@ -95,5 +97,5 @@ class AutoencoderCodec(Codec):
 
     def reconstructed(self, points: Tensor) -> Tensor:
         """The decoder's image of latents before scaling."""
-        shown: Tensor = self.network.decoder(points)
+        shown: Tensor = self.network.decoder(points).to(points.dtype)
         return shown

@@ -46,6 +46,8 @@ class Tiling:
             does not lead there.
         profile: "uniform", the plain mean of what overlaps, or "gaussian", higher in a window's middle.
         periodic: whether the canvas is a torus, whose windows go over the border.
+        margin: places at each side of a window that weigh nothing, save where that side is the canvas's own. What is
+            made of windows by a map that looks no farther is then what it makes of the canvas.
 
     Attributes:
         starts: (K, axes) the first place of every window.
@@ -61,17 +63,18 @@ class Tiling:
         stride: int | Sequence[int],
         profile: str = "uniform",
         periodic: bool = False,
+        margin: int = 0,
     ) -> None:
         self.canvas, self.window, self.profile = whole("canvas", canvas), whole("window", window), profile
         self.stride = whole("stride", stride, len(self.canvas))
-        self.periodic = periodic
+        self.periodic, self.margin = periodic, margin
         if profile not in PROFILES:
             raise ValueError(suggest(profile, PROFILES, "profile"))
         self._check()
         firsts = [self._firsts(*sizes) for sizes in zip(self.canvas, self.window, self.stride, strict=True)]
         self.starts = torch.cartesian_prod(*firsts).reshape(-1, len(self.canvas))
         self.places = torch.stack([self._places(start) for start in self.starts])
-        shares = self._profile().repeat(len(self.starts), 1)
+        shares = self._profile() * torch.stack([self._counted(start) for start in self.starts])
         total = torch.zeros(self.size, dtype=shares.dtype).index_add(
             0, self.places.flatten(), shares.flatten()
         )
@@ -110,7 +113,7 @@ class Tiling:
         canvas, window, stride = (
             [factor * v for v in values] for values in (self.canvas, self.window, self.stride)
         )
-        return Tiling(canvas, window, stride, self.profile, self.periodic)
+        return Tiling(canvas, window, stride, self.profile, self.periodic, factor * self.margin)
 
     def _check(self) -> None:
         if not len(self.canvas) == len(self.window) == len(self.stride):
@@ -121,6 +124,10 @@ class Tiling:
             if not 1 <= stride <= window <= canvas:
                 raise ValueError(
                     f"tiling: expected 1 <= stride <= window <= canvas on every axis, got {stride}, {window}, {canvas}"
+                )
+            if self.margin < 0 or (stride > window - 2 * self.margin and window < canvas):
+                raise ValueError(
+                    f"margin: expected 0 to {(window - stride) // 2}, half of what windows overlap, got {self.margin}"
                 )
             if self.periodic and canvas % stride:
                 raise ValueError(f"stride: {stride} does not divide the periodic canvas's {canvas}")
@@ -139,6 +146,16 @@ class Tiling:
         for line, canvas in zip(lines, self.canvas, strict=True):
             flat = flat.unsqueeze(-1) * canvas + line
         return flat.flatten()
+
+    def _counted(self, start: Tensor) -> Tensor:
+        """1 for a window's places that weigh, 0 for its margins, (places,)."""
+        total = torch.ones((), dtype=torch.float64)
+        for first, window, canvas in zip(start.tolist(), self.window, self.canvas, strict=True):
+            line = torch.ones(window, dtype=torch.float64)
+            line[: self.margin * (first > 0 or self.periodic)] = 0
+            line[window - self.margin * (first + window < canvas or self.periodic) :] = 0
+            total = total.unsqueeze(-1) * line
+        return total.flatten()
 
     def _profile(self) -> Tensor:
         """The weight of every place of a window before normalising, (places,)."""
@@ -159,11 +176,13 @@ def decode_tiled(
     stride: int | Sequence[int],
     profile: str = "gaussian",
     chunk: int = 16,
+    margin: int = 0,
 ) -> Tensor:
     """Decode a large latent in windows and blend them: memory is that of `chunk` windows.
 
-    A decoder whose receptive field is wider than the overlap gives what it would have given within each window, which
-    is not quite what it gives on the whole canvas. Graikos et al. 2023 (arXiv 2312.07330) blend by a Gaussian.
+    Near a window's border a decoder sees less than on the whole canvas. Graikos et al. 2023 (arXiv 2312.07330) blend
+    by a Gaussian, which hides it; a margin of the decoder's reach (`networks.Autoencoder.reach`) removes it: the result
+    is then that of the whole canvas. A decoder with norms over the image, as most published ones, has no reach.
 
     Args:
         codec: decodes windows (n, c, *window) to images `factor` times larger a side.
@@ -172,12 +191,13 @@ def decode_tiled(
         stride: from window to window.
         profile: as of `Tiling`.
         chunk: windows a call.
+        margin: places of the latent at a window's sides that are decoded but not shown, see `Tiling`.
 
     Raises:
         ValueError: sizes that do not fit, or a codec that enlarges by no whole number.
     """
     sizes = whole("window", window, z.ndim - 2)
-    tiling = Tiling(z.shape[2:], sizes, stride, profile)
+    tiling = Tiling(z.shape[2:], sizes, stride, profile, margin=margin)
     pieces = tiling.cut(z).flatten(0, 1)
     shown: Any = torch.cat([codec.decode(part) for part in pieces.split(chunk)])
     factor = shown.shape[-1] // sizes[-1]

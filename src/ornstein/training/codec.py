@@ -3,51 +3,79 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ornstein.core import Objective
 from ornstein.data import Dataset, Split, TensorSplit
 from ornstein.denoisers import Reconstructor
+from ornstein.denoisers.files import WEIGHTS, read_tensors, save_model
 from ornstein.objectives import Reconstruction
 
 from .fit import fit
+from .run import Run
 from .source import dataset
 
 __all__ = ["encoded", "fit_codec"]
 
 ROWS = 1024  # encoded at a time, and calibrated on
+SHOWN = 32  # samples of a sheet
 
 
 def fit_codec(
-    codec: Any, data: Any, *, steps: int, classifier: nn.Module | None = None, **options: Any
-) -> Any:
-    """Train a codec by `objectives.Reconstruction` in the one training loop, and calibrate its scale.
-
-    The run folder's model is a `denoisers.Reconstructor`, whose `codec` is as trained, before the calibration.
+    codec: Any, data: Any, objective: Objective | None = None, *, steps: int, **options: Any
+) -> Run:
+    """Train a codec in the one training loop, and calibrate its scale.
 
     Args:
         codec: such as `spaces.AutoencoderCodec(networks.Autoencoder(1, factor=4))`.
         data: a data set, or the name or path of one.
+        objective: default `objectives.Reconstruction()`; its classifier, if it has one, should not be the one that
+            later judges.
         steps: how many batches are seen.
-        classifier: whose features are compared beside the pixels; it should not be the one that later judges.
-        **options: those of `fit`: out, batch, learning_rate, seed, ...
+        **options: those of `fit`: out, batch, learning_rate, seed, ... Sheets show held-out samples, each followed by
+            its reconstruction.
 
     Returns:
-        The codec with averaged weights, in evaluation mode and frozen.
+        The run of a `denoisers.Reconstructor`. `run.denoiser.codec`, which `orn.load(run.folder).codec` reads from the
+        folder, has averaged weights, is in evaluation mode and frozen, and its latents of these data have unit
+        variance.
     """
     data = dataset(data)
-    objective = Reconstruction(classifier)
-    model = Reconstructor(codec, data.shape)
-    run = fit(model, data, objective, steps=steps, sample_every=0, **options)
+    model, options = Reconstructor(codec, data.shape), {"draw": _pairs(data), **options}
+    run = fit(model, data, objective or Reconstruction(), steps=steps, **options)
     learned: Any = run.denoiser
-    first = data.train.batch(torch.arange(min(ROWS, len(data.train))))["x_0"]
-    return learned.codec.eval().requires_grad_(False).calibrate(first)
+    learned.codec.eval().requires_grad_(False)
+    learned.codec.calibrate(data.train.batch(torch.arange(min(ROWS, len(data.train))))["x_0"])
+    _keep(learned, run.folder / "model")
+    return run
+
+
+def _keep(model: Reconstructor, folder: Path) -> None:
+    """Write a model again whose codec has been calibrated since."""
+    last = folder / WEIGHTS["raw"]
+    raw = {**read_tensors(last), "codec.scale": model.codec.scale} if last.exists() else None
+    save_model(model, folder, raw=raw, strict=False)
+
+
+def _pairs(data: Dataset) -> Callable[[Any], Tensor]:
+    """What a sheet of a codec shows: samples of the held-out split, each followed by its reconstruction."""
+    split = data.held_out if len(data.held_out) else data.train
+
+    def draw(model: Any) -> Tensor:
+        x = split.batch(torch.arange(min(SHOWN, len(split))))["x_0"]
+        device = next(model.parameters()).device
+        return torch.stack([x.to(device), model(x.to(device), 0.0).mean], 1).flatten(0, 1)
+
+    return draw
 
 
 def encoded(data: Dataset, codec: Any) -> Dataset:
-    """The data set in the codec's space: states are encoded once, fields and what is shown of samples stay.
+    """The data set in the codec's space: states are encoded once, fields, texts and what is shown of samples stay.
 
     Train on it with `spaces.Encoded(process, codec)`: such a model learns codes, and its samples are data.
     """
@@ -62,7 +90,7 @@ def encoded(data: Dataset, codec: Any) -> Dataset:
 def _encoded_split(split: Split, codec: Any) -> TensorSplit:
     with torch.no_grad():
         parts = [_codes(split, rows, codec) for rows in torch.arange(len(split)).split(ROWS)]
-    return TensorSplit(torch.cat(parts), dict(split.fields))
+    return TensorSplit(torch.cat(parts), dict(split.fields), texts=split.texts)
 
 
 def _codes(split: Split, rows: Tensor, codec: Any) -> Tensor:

@@ -67,7 +67,7 @@ def folder_of(name: str | Path) -> Path | None:
         return HOME / str(name)
     if Path(name).exists():
         return Path(name)
-    if _HUB_ID.fullmatch(str(name)):
+    if _HUB_ID.fullmatch(str(name)) and not Path(name).parent.is_dir():  # "runs/frist" beside runs/ is no id
         return None
     raise ValueError(
         suggest(str(name), models(), "model") + " No folder of that name exists; hub ids read 'owner/name'."
