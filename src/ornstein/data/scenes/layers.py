@@ -1,0 +1,73 @@
+"""What a texture and a style do to an object's colour, pixel by pixel: how a reader of images undoes a renderer."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .render import DOT, DOT_LIGHT, DOT_RADIUS, OUTLINE, STRIPE, STRIPE_DARK, _covered, _wrapped
+from .world import STYLES, TEXTURES
+
+__all__ = ["Layers", "layers", "painted"]
+
+
+class Layers(NamedTuple):
+    """An object's pixel of colour c over a background b is, with ink i,
+
+        b (1 - cover) + cover (inked i + (1 - inked) min(1, shade (min(1, c) gain + light)))
+
+    Attributes:
+        cover: share of the pixel that the object covers.
+        inked: share of that which its outline takes.
+        gain: what a texture leaves of the colour.
+        light: the white that it adds.
+        shade: brightness by the light from the upper left.
+    """
+
+    cover: Tensor
+    inked: Tensor
+    gain: Tensor
+    light: Tensor
+    shade: Tensor
+
+
+def layers(
+    distance: Tensor, dx: Tensor, dy: Tensor, radius: Tensor, texture: Tensor, style: Tensor, size: int
+) -> Layers:
+    """Of objects at signed distances (..., H, W), for images of `size` pixels a side.
+
+    Args:
+        distance: to the outline, negative inside, in sides of the image.
+        dx, dy: offsets from the objects' centres, broadcastable to the same, in sides.
+        radius, texture, style: of each object, broadcastable to the same.
+        size: pixels of the image's side.
+    """
+    dark, light = _stripes(dy, radius, size), _dots(dx, dy, radius, size)
+    striped, dotted = (texture == TEXTURES.index(name) for name in ("striped", "dotted"))
+    gain = 1 - striped * dark - dotted * light
+    inked = (style == STYLES.index("outlined")) * _covered(-(distance + OUTLINE * radius), size)
+    slope = ((dx + dy) / (2.4 * radius)).clamp(-0.5, 0.5)
+    shade = torch.where(style == STYLES.index("shaded"), 0.8 - 0.65 * slope, 1.0)
+    return Layers(_covered(distance, size), inked, gain, dotted * light, shade)
+
+
+def painted(layers: Layers, colour: Tensor, background: Tensor) -> Tensor:
+    """Pixels (..., 3, H, W) in [0, 1] of colours and backgrounds (..., 3) in [0, 1]."""
+    cover, inked, gain, light, shade = (v.unsqueeze(-3) for v in layers)
+    behind = background[..., None, None]
+    paint = ((colour[..., None, None].clamp(max=1) * gain + light) * shade).clamp(max=1)
+    ink = (background.mean(-1) < 0.4).to(paint)[..., None, None, None]
+    return torch.lerp(behind.expand_as(paint), torch.lerp(paint, ink.expand_as(paint), inked), cover)
+
+
+def _stripes(dy: Tensor, radius: Tensor, size: int) -> Tensor:
+    wave = torch.cos(2 * math.pi * dy / (STRIPE * radius))
+    return STRIPE_DARK * (0.5 - 0.5 * (wave * 0.5 * size * radius).clamp(-1, 1))
+
+
+def _dots(dx: Tensor, dy: Tensor, radius: Tensor, size: int) -> Tensor:
+    x, y = _wrapped(dx, DOT * radius), _wrapped(dy, DOT * radius)
+    return DOT_LIGHT * _covered((x**2 + y**2).sqrt() - DOT_RADIUS * radius, size)
