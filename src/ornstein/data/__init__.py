@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .arrays import array_file
 from .batches import Batches
+from .corruptions import CORRUPTIONS, Corruption
 from .dataset import Dataset, Split, TensorSplit
 from .degraded import LowResolution, Masked, Noisy, degraded, enlarged, super_resolution
 from .digits import digits, digits_joint
@@ -16,8 +17,10 @@ from .load import load
 from .words import decode_words, encode_words, words
 
 __all__ = [
+    "CORRUPTIONS",
     "LAND",
     "Batches",
+    "Corruption",
     "Dataset",
     "LandMaps",
     "LowResolution",

@@ -21,17 +21,19 @@ from .frames import frames
 from .hub import hub_dataset, is_hub_layout
 from .land import land
 from .plane import plane
-from .scenes import scenes
+from .scenes import creatures, moving_scenes, scenes
 from .words import words
 
 __all__ = ["BUILT_IN", "load"]
 
 BUILT_IN: dict[str, Callable[..., Dataset]] = {
+    "creatures": creatures,
     "digits": digits,
     "digits-joint": digits_joint,
     "fashion-mnist": fashion_mnist,
     "frames": frames,
     "land": land,
+    "moving-scenes": moving_scenes,
     "super-resolution": super_resolution,
     "plane": plane,
     "scenes": scenes,
@@ -44,12 +46,12 @@ def load(name: str | os.PathLike[str], **options: Any) -> Dataset:
     """The data set of that name.
 
     Args:
-        name: "digits", "digits-joint", "fashion-mnist", "frames", "land", "scenes", "super-resolution" or
-            "words"; a .npy or .npz
-            file; a folder of images, with classes as subfolders; a Hugging Face data set id "owner/name", or a local
-            folder in its layout (parquet, arrow). A path that exists comes before a data set id.
-        **options: those of the loader: `fashion_mnist`, `frames`, `scenes`, `super_resolution`, `words`, `array_file`,
-            `image_folder`, `hub_dataset`.
+        name: "creatures", "digits", "digits-joint", "fashion-mnist", "frames", "land", "moving-scenes", "plane",
+            "scenes", "super-resolution" or "words"; a .npy or .npz file; a folder of images, with classes as
+            subfolders; a Hugging Face data set id "owner/name", or a local folder in its layout (parquet, arrow). A
+            path that exists comes before a data set id.
+        **options: those of the loader: `creatures`, `fashion_mnist`, `frames`, `moving_scenes`, `scenes`,
+            `super_resolution`, `words`, `array_file`, `image_folder`, `hub_dataset`.
 
     Raises:
         ValueError: nothing of that name exists (with the nearest name), an option is unknown, or

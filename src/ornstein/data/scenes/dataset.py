@@ -14,6 +14,7 @@ from ..image import to_bytes
 from .language import Caption, captions
 from .maps import control_map
 from .render import render
+from .twins import TwinSplit
 from .world import BACKGROUNDS, COLOURS, MOST, SHAPES, SIZES, STYLES, TEXTURES, Scenes, World, draw_scenes
 
 __all__ = ["SceneSplit", "scenes"]
@@ -63,8 +64,15 @@ class SceneSplit(Split):
         return render(self.scenes.rows(indices), self.size)
 
     def batch(self, indices: Tensor) -> dict[str, Any]:
-        """The images at `indices` (B,), and their maps."""
-        rows = self.scenes.rows(torch.as_tensor(indices))
+        """The images at `indices` (B,), and their maps.
+
+        Raises:
+            IndexError: an index is outside [0, N).
+        """
+        indices = torch.as_tensor(indices, dtype=torch.long)
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.count:
+            raise IndexError(f"indices: expected values in [0, {self.count}), got {indices.tolist()}")
+        rows = self.scenes.rows(indices)
         image = {} if self.control is None else {"image": control_map(rows, self.control, self.size)}
         return {"x_0": render(rows, self.size), "fields": image}
 
@@ -85,7 +93,7 @@ class _Controls(Mapping[str, Tensor]):
         return iter(() if self.split.control is None else ("image",))
 
     def __len__(self) -> int:
-        return len(list(self))
+        return int(self.split.control is not None)  # list(self) asks for it
 
 
 def scenes(
@@ -104,6 +112,7 @@ def scenes(
     bias: float = 0.0,
     overlap: bool = False,
     control: str | None = None,
+    twins: bool = False,
 ) -> Dataset:
     """Pictures of one to four simple objects (3, size, size) in [-1, 1], with captions.
 
@@ -117,6 +126,7 @@ def scenes(
         most, groups, shapes, colours, sizes, textures, styles, backgrounds, bias, overlap: as in `World`.
         combinations: "seen" leaves the pairs `UNSEEN` of colour and shape out, "unseen" has them only, "all" both.
         control: "depth", "edges", "layout", "normals" or "regions": a map that comes as the field "image".
+        twins: whether each scene comes with one of the same words bound otherwise, see `TwinSplit`.
 
     Raises:
         ValueError: numbers out of range or unknown names.
@@ -130,5 +140,6 @@ def scenes(
     if control is not None:
         control_map(draw_scenes(1), control, 8)
     parts = ((count, seed), (min(2000, max(1, count // 25)), seed + HELD_OUT_SEED))
-    train, held_out = (SceneSplit(n, s, size, world, control) for n, s in parts)
+    splits: list[Split] = [SceneSplit(n, s, size, world, control) for n, s in parts]
+    train, held_out = map(TwinSplit, splits) if twins else splits
     return Dataset("scenes", train, held_out, shape=(3, size, size), decode=to_bytes)

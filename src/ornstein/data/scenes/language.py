@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 
 from ornstein.core import Keyed
 
-from .world import BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES, TEXTURES, Scenes
+from .world import ATTRIBUTES, BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES, TEXTURES, Scenes
 
 __all__ = [
     "PLACES",
@@ -32,6 +32,7 @@ PLACES = ("left", "right", "top", "bottom", "middle", "top left", "top right", "
 MARGIN = 0.1  # by which the centres of two kinds must differ, all of one from all of the other, in sides
 SIDE = 0.36  # what is "on the left" has its centre left of this; the other places follow from it
 _NUMBERS = ("", "one", "two", "three", "four")
+_VARIANT = {"small": "little", "large": "big"}  # what captions say at times
 _SYNONYMS = {"little": "small", "tiny": "small", "big": "large", "spotted": "dotted", "gray": "grey"}
 _PHRASES = {"left of": ("left of", "to the left of"), "right of": ("right of", "to the right of"),
             "above": ("above", "over"), "below": ("below", "under")}  # fmt: skip
@@ -116,15 +117,44 @@ def captions(scenes: Scenes, seed: int = 0, ids: Iterable[int] | None = None) ->
     n = len(scenes.x)
     rows = torch.arange(n) if ids is None else torch.as_tensor(list(ids))
     u = Keyed(seed, rows).fold("captions").uniform(torch.empty(n, 32)).tolist()
-    columns = {name: getattr(scenes, name).tolist() for name in Scenes._fields}
-    return [_written({k: v[i] for k, v in columns.items()}, iter(u[i])) for i in range(n)]
+    return [_written(row, iter(draws)) for row, draws in zip(SceneRow.of(scenes), u, strict=True)]
 
 
-class _Writer:
+class SceneRow(NamedTuple):
+    """One scene, slot by slot."""
+
+    group: list[int]
+    shape: list[int]
+    colour: list[int]
+    size: list[int]
+    texture: list[int]
+    x: list[float]
+    y: list[float]
+    style: int
+    background: int
+
+    @classmethod
+    def of(cls, scenes: Scenes) -> list[SceneRow]:
+        """Those of N scenes."""
+        return [
+            cls(*row) for row in zip(*(getattr(scenes, name).tolist() for name in cls._fields), strict=True)
+        ]
+
+    def kinds(self) -> list[tuple[int, ...]]:
+        """The slots of each group."""
+        return [tuple(i for i, g in enumerate(self.group) if g == k) for k in range(max(self.group) + 1)]
+
+    def places(self, objects: tuple[int, ...]) -> list[tuple[float, float]]:
+        """Their centres."""
+        return [(self.x[i], self.y[i]) for i in objects]
+
+
+class Writer:
     """Text that grows, with the spans of what it says."""
 
     def __init__(self) -> None:
-        self.text, self.spans = "", []  # type: ignore[var-annotated]
+        self.text = ""
+        self.spans: list[Span] = []
 
     def add(self, words: str, what: str | None = None, objects: tuple[int, ...] = ()) -> None:
         start = len(self.text) + bool(self.text and words not in (",",))
@@ -133,12 +163,8 @@ class _Writer:
             self.spans.append(Span(start, len(self.text), what, objects))
 
 
-def _written(row: dict, u: Iterable[float]) -> Caption:  # type: ignore[type-arg]
-    draw = iter(u)
-    out = _Writer()
-    slots: list[tuple[int, ...]] = [
-        tuple(i for i, g in enumerate(row["group"]) if g == k) for k in range(max(row["group"]) + 1)
-    ]
+def _written(row: SceneRow, draw: Iterator[float]) -> Caption:
+    out, slots = Writer(), row.kinds()
     if next(draw) < 0.5:
         slots.reverse()
     style = _opening(out, row, len(slots[0]), draw)
@@ -148,20 +174,14 @@ def _written(row: dict, u: Iterable[float]) -> Caption:  # type: ignore[type-arg
     for k, objects in enumerate(slots):
         if k:
             _link(out, relation if k == 1 else None, slots, k, next(draw), not opened)
-        kinds.append(_noun_phrase(out, row, objects, draw))
+        kinds.append(noun_phrase(out, row, objects, draw))
     place = _said_place(out, row, slots, next(draw))
-    background = None
-    if next(draw) < 0.3:
-        background = BACKGROUNDS[row["background"]]
-        out.add("on a")
-        out.add(background, "background")
-        out.add("background")
+    background = _ground(out, row, next(draw))
     return Caption(out.text, tuple(out.spans), Asked(tuple(kinds), relation, place, style, background))
 
 
-def _opening(out: _Writer, row: dict, count: int, draw: Iterable[float]) -> str | None:  # type: ignore[type-arg]
-    draw = iter(draw)
-    name = STYLES[row["style"]]
+def _opening(out: Writer, row: SceneRow, count: int, draw: Iterator[float]) -> str | None:
+    name = STYLES[row.style]
     if next(draw) < (0.3 if name == "flat" else 0.85):
         out.add(_article(name))
         out.add(name, "style")
@@ -174,33 +194,31 @@ def _opening(out: _Writer, row: dict, count: int, draw: Iterable[float]) -> str 
     return None
 
 
-def _noun_phrase(out: _Writer, row: dict, objects: tuple[int, ...], draw: Iterable[float]) -> Kind:  # type: ignore[type-arg]
-    draw, first = iter(draw), objects[0]
-    texture, colour = TEXTURES[row["texture"][first]], COLOURS[row["colour"][first]]
-    size, shape = SIZES[row["size"][first]], SHAPES[row["shape"][first]]
+def noun_phrase(out: Writer, row: SceneRow, objects: tuple[int, ...], draw: Iterator[float]) -> Kind:
+    """Name like objects, with five draws."""
+    first, several = objects[0], len(objects) > 1
     chance = next(draw)
-    size_word = {"small": ("small", "little"), "large": ("large", "big")}[size][chance < 0.1]
-    said_size, said_colour = chance < 0.5, next(draw) < 0.95
-    said_texture = next(draw) < (0.08 if texture == "plain" else 0.9)
+    size, texture, shape = SIZES[row.size[first]], TEXTURES[row.texture[first]], SHAPES[row.shape[first]]
+    said = {"size": size} if chance < 0.5 else {}
+    said_colour = next(draw) < 0.95
+    if next(draw) < (0.08 if texture == "plain" else 0.9):
+        said["texture"] = texture
+    if said_colour:
+        said["colour"] = COLOURS[row.colour[first]]
+    adjectives = [
+        (_VARIANT[word] if what == "size" and chance < 0.1 else word, what) for what, word in said.items()
+    ]
     said_shape = next(draw) < 0.96
     noun = shape if said_shape else _THINGS[int(next(draw) * len(_THINGS))]
-    words = [
-        *([(size_word, "size")] if said_size else []),
-        *([(texture, "texture")] if said_texture else []),
-        *([(colour, "colour")] if said_colour else []),
-        (noun if len(objects) == 1 else _plural(noun), "shape" if said_shape else None),
-    ]
-    out.add(_article(words[0][0]) if len(objects) == 1 else _NUMBERS[len(objects)], "count", objects)
+    words = [*adjectives, (_plural(noun) if several else noun, "shape" if said_shape else None)]
+    out.add(_NUMBERS[len(objects)] if several else _article(words[0][0]), "count", objects)
     for word, what in words:
         out.add(word, what, objects if what else ())
-    return Kind(
-        len(objects), shape if said_shape else None, colour if said_colour else None,
-        size if said_size else None, texture if said_texture else None,
-    )  # fmt: skip
+    return Kind(len(objects), shape if said_shape else None, **said)
 
 
 def _link(
-    out: _Writer, relation: str | None, slots: list[tuple[int, ...]], k: int, chance: float, verb: bool
+    out: Writer, relation: str | None, slots: list[tuple[int, ...]], k: int, chance: float, verb: bool
 ) -> None:
     if relation is None:
         out.add("and" if k == len(slots) - 1 else ",")
@@ -211,9 +229,9 @@ def _link(
     out.add(words, "relation", slots[0] + slots[1])
 
 
-def _relation(row: dict, slots: list[tuple[int, ...]], chance: float) -> str | None:  # type: ignore[type-arg]
-    here = [[(row["x"][i], row["y"][i]) for i in objects] for objects in slots]
-    held = [r for r in RELATIONS if relation_holds(r, here[0], here[1])]
+def _relation(row: SceneRow, slots: list[tuple[int, ...]], chance: float) -> str | None:
+    first, second = map(row.places, slots)
+    held = [r for r in RELATIONS if relation_holds(r, first, second)]
     return held[int(chance * len(held))] if held else None
 
 
@@ -236,17 +254,34 @@ def place_holds(place: str, x: float, y: float, margin: float = 0.0) -> bool:
     return all(held[word] for word in place.split())
 
 
-def _said_place(out: _Writer, row: dict, slots: list[tuple[int, ...]], chance: float) -> str | None:  # type: ignore[type-arg]
+def _said_place(out: Writer, row: SceneRow, slots: list[tuple[int, ...]], chance: float) -> str | None:
     if len(slots) != 1 or len(slots[0]) != 1 or chance > 0.4:
         return None
-    (i,) = slots[0]
-    held = [p for p in PLACES if place_holds(p, row["x"][i], row["y"][i])]
-    place = (
-        held[-1] if held and chance < 0.25 else held[0] if held else None
-    )  # a corner more often than its sides
+    place = true_place(*row.places(slots[0])[0], corner=chance < 0.25)
     if place is not None:
-        out.add(_WHERE.get(place) or f"in the {place} corner", "place", slots[0])
+        out.add(said_where(place), "place", slots[0])
     return place
+
+
+def true_place(x: float, y: float, corner: bool) -> str | None:
+    """A place that holds of a centre, if any does; a corner rather than its sides where that is asked for."""
+    held = [place for place in PLACES if place_holds(place, x, y)]
+    return held[-1 if corner else 0] if held else None
+
+
+def said_where(place: str) -> str:
+    """The words for a place, e.g. "on the left"."""
+    return _WHERE.get(place) or f"in the {place} corner"
+
+
+def _ground(out: Writer, row: SceneRow, chance: float) -> str | None:
+    if chance >= 0.3:
+        return None
+    background = BACKGROUNDS[row.background]
+    out.add("on a")
+    out.add(background, "background")
+    out.add("background")
+    return background
 
 
 def _article(word: str) -> str:
@@ -261,10 +296,8 @@ def _either(words: Iterable[str]) -> str:
 
 
 _NOUNS = {form: noun for noun in (*SHAPES, *_THINGS) for form in (noun, _plural(noun))}
-_ADJECTIVES = {
-    **{w: ("colour", w) for w in COLOURS}, **{w: ("size", w) for w in SIZES}, **{w: ("texture", w) for w in TEXTURES},
-    "little": ("size", "small"), "tiny": ("size", "small"), "big": ("size", "large"), "spotted": ("texture", "dotted"),
-}  # fmt: skip
+_ADJECTIVES = {word: (what, word) for what in ("colour", "size", "texture") for word in ATTRIBUTES[what]}
+_ADJECTIVES |= {word: _ADJECTIVES[meant] for word, meant in _SYNONYMS.items() if meant in _ADJECTIVES}
 _COUNTS = {"a": 1, "an": 1, "the": 1, **{w: i for i, w in enumerate(_NUMBERS) if w}}
 _KIND = re.compile(
     rf"\b(?:({_either(_COUNTS)})\s+)?((?:(?:{_either(_ADJECTIVES)})\s+)*)({_either(_NOUNS)})\b"
@@ -285,34 +318,48 @@ _PLACED = re.compile(
 def read_prompt(text: str) -> Asked:
     """What a prompt in the captions' language asks for.
 
-    Adjectives may stand in any order, with synonyms (big, little, tiny, spotted, over, under); kinds are joined by
-    "and", "with", commas or one relation.
+    Adjectives may stand in any order, with synonyms (big, little, tiny, spotted, over, under, gray); kinds are joined
+    by "and", "with", commas or, the first two, a relation.
 
     Raises:
-        ValueError: words that are not understood; names them.
+        ValueError: words that are not understood, by name; two adjectives of a kind that contradict each other; a
+            plural without a number; a place where several kinds are named.
     """
     rest = " ".join(text.lower().strip().rstrip(".").split())
-    style = background = place = None
-    if found := _OPENING.search(rest):
-        style, rest = found.group(1), rest[found.end() :]
-    if found := _GROUND.search(rest):
-        background = _SYNONYMS.get(found.group(1), found.group(1))
-        rest = rest[: found.start()] + rest[found.end() :]
-    if found := _PLACED.search(rest.strip()):
-        place, rest = next(g for g in found.groups() if g), rest.strip()[: found.start()]
+    style, rest = _taken(_OPENING, rest)
+    background, rest = _taken(_GROUND, rest)
+    place, rest = _taken(_PLACED, rest)
     matches = list(_KIND.finditer(rest))
     pieces = [rest[a.end() : b.start()] for a, b in pairwise(matches)]
     ends = [rest[: matches[0].start()], rest[matches[-1].end() :]] if matches else [rest]
     relation = _read_relation(pieces[0]) if pieces else None
-    unread = [*ends, *(p for p in (pieces[1:] if relation else pieces))]
-    if strange := [w for p in unread for w in re.findall(r"[^\s,]+", p) if w not in ("and", "with")]:
+    _refuse_rest(text, [*ends, *(pieces[1:] if relation else pieces)])
+    if not matches:
+        raise ValueError(f"prompt {text!r}: names no object; known are {', '.join(SHAPES)}")
+    if place and len(matches) > 1:
+        raise ValueError(f"prompt {text!r}: the place {place!r} can be said of one kind of objects only")
+    kinds = tuple(_read_kind(text, match) for match in matches)
+    return Asked(kinds, relation, place, style, _SYNONYMS.get(background or "", background))
+
+
+def _taken(pattern: re.Pattern[str], text: str) -> tuple[str | None, str]:
+    """The word that a pattern finds, if any, and the text without what it matched."""
+    found = pattern.search(text)
+    if found is None:
+        return None, text
+    return next(filter(None, found.groups()), None), text[: found.start()] + text[found.end() :]
+
+
+def _refuse_rest(text: str, pieces: list[str]) -> None:
+    words = [
+        word for piece in pieces for word in re.findall(r"[^\s,]+", piece) if word not in ("and", "with")
+    ]
+    strange = [word for word in words if word not in WORDS] or words
+    if strange:
         raise ValueError(
             f"prompt {text!r}: not understood: {', '.join(map(repr, strange))}; prompts read like "
             "'a large striped red circle left of two blue squares on a black background'"
         )
-    if not matches:
-        raise ValueError(f"prompt {text!r}: names no object; known are {', '.join(SHAPES)}")
-    return Asked(tuple(_read_kind(m) for m in matches), relation, place, style, background)
 
 
 def _read_relation(words: str) -> str | None:
@@ -320,7 +367,12 @@ def _read_relation(words: str) -> str | None:
     return next(r for r, forms in _PHRASES.items() if found.group(1) in forms) if found else None
 
 
-def _read_kind(match: re.Match[str]) -> Kind:
-    said = dict(_ADJECTIVES[word] for word in match.group(2).split())
-    noun = _NOUNS[match.group(3)]
-    return Kind(_COUNTS.get(match.group(1) or "a", 1), None if noun in _THINGS else noun, **said)
+def _read_kind(text: str, match: re.Match[str]) -> Kind:
+    count, adjectives, noun = match.groups()
+    said: dict[str, str] = {}
+    for what, word in (_ADJECTIVES[word] for word in adjectives.split()):
+        if said.setdefault(what, word) != word:
+            raise ValueError(f"prompt {text!r}: {said[what]!r} and {word!r} cannot both be the {what}")
+    if count is None and noun != _NOUNS[noun]:
+        raise ValueError(f"prompt {text!r}: say how many {noun}, one to four")
+    return Kind(_COUNTS[count or "a"], None if _NOUNS[noun] in _THINGS else _NOUNS[noun], **said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ornstein.core import Keyed, Noise, cat, select, suggest
+
+from .shapes import SHAPES, half_sizes, supports
 
 __all__ = [
     "ATTRIBUTES",
@@ -28,7 +31,6 @@ __all__ = [
     "same_scene",
 ]
 
-SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
 SIZES = ("small", "large")
 TEXTURES = ("plain", "striped", "dotted")
@@ -49,7 +51,8 @@ JITTER = 0.06  # half the range of a colour's brightness around its own
 TRIES = 320  # at placing the objects of one scene at random, before they go to the four quarters
 TRIED = 8  # of them at a time
 _FIRST, _SECOND = torch.triu_indices(MOST, MOST, 1)
-_QUARTERS = ((0.27, 0.27), (0.73, 0.27), (0.27, 0.73), (0.73, 0.73))
+_QUARTERS = ((0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+_ANGLES = torch.arange(24, dtype=torch.float64) * (math.pi / 12)  # of lines that may part two objects
 
 
 class Scenes(NamedTuple):
@@ -107,8 +110,8 @@ class World:
         groups: kinds of objects a scene at most, 1 to 4; objects of a kind are alike and counted by captions.
         shapes, colours, sizes, textures, styles, backgrounds: names that occur.
         combinations: "all" pairs of colour and shape, those "seen" (all but `UNSEEN`), or the "unseen" ones only.
-        bias: probability that a kind's colour is the one tied to its shape (the colour of the same number); otherwise
-            it is drawn freely. A world with correlated attributes.
+        bias: probability that a kind's colour is the one tied to its shape (the colour of the same number, where it
+            occurs); otherwise it is drawn freely. A world with correlated attributes; two kinds may then be alike.
         overlap: objects may cover one another; later ones are in front.
 
     Raises:
@@ -142,6 +145,10 @@ class World:
             raise ValueError(
                 f"combinations: {self.combinations!r} leaves no pair of these colours and shapes"
             )
+        if self.bias and not self.tied():
+            raise ValueError(
+                f"bias: no shape occurs in its tied colour among {self.combinations!r} combinations"
+            )
 
     def pairs(self) -> list[tuple[int, int]]:
         """Pairs (colour, shape) that occur."""
@@ -152,6 +159,10 @@ class World:
                 if self.combinations == "all" or unseen == (self.combinations == "unseen"):
                     kept.append((COLOURS.index(colour), SHAPES.index(shape)))
         return kept
+
+    def tied(self) -> list[int]:
+        """Shapes that occur in the colour of the same number, to which `bias` ties them."""
+        return [shape for colour, shape in self.pairs() if colour == shape]
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
@@ -171,7 +182,8 @@ def draw_scenes(n: int | Tensor, seed: int = 0, world: World | None = None) -> S
     """Scenes drawn at random; scene i of a seed is the same in any batch.
 
     The number of objects is uniform in 1..most, and they are split into at most `groups` kinds. Objects lie inside the
-    image and, unless they may overlap, at least 0.03 sides apart.
+    image and, unless they may overlap, at least 0.03 sides apart; where no such places are found at random (half of
+    all scenes of four objects, nearly all of four large ones), they take the middles of the four quarters.
 
     Args:
         n: how many, or the numbers (N,) of those that are wanted.
@@ -187,16 +199,17 @@ def draw_scenes(n: int | Tensor, seed: int = 0, world: World | None = None) -> S
     which = group.clamp(min=0)
     pairs = noise.fold("pairs").uniform(torch.empty(len(ids), len(world.pairs())))
     colour, shape = _pairs(pairs, u[:, 0], world)
-    size = _among(u[:, 1], world.sizes, SIZES).gather(1, which)  # objects of a kind are alike
+    size = among(u[:, 1], world.sizes, SIZES).gather(1, which)  # objects of a kind are alike
     low, high = torch.tensor(RADII).T
     radius = low[size] + (high - low)[size] * u[:, 2]
-    x, y = _places(noise.fold("places"), radius, group >= 0, world.overlap)
+    shape = shape.gather(1, which)
+    x, y, radius = _places(noise.fold("places"), shape, radius, group >= 0, world.overlap)
     tint = 1 + JITTER * (2 * u[:, 4] - 1)
     return Scenes(
-        shape.gather(1, which), colour.gather(1, which), size,
-        _among(u[:, 3], world.textures, TEXTURES).gather(1, which),
+        shape, colour.gather(1, which), size,
+        among(u[:, 3], world.textures, TEXTURES).gather(1, which),
         x, y, radius, tint, group,
-        _among(single[:, 2], world.backgrounds, BACKGROUNDS), _among(single[:, 3], world.styles, STYLES),
+        among(single[:, 2], world.backgrounds, BACKGROUNDS), among(single[:, 3], world.styles, STYLES),
     )  # fmt: skip
 
 
@@ -209,7 +222,7 @@ def same_scene(scenes: Scenes, **changes: Tensor | int) -> Scenes:
     return scenes._replace(**made)
 
 
-def _among(u: Tensor, names: Sequence[str], known: Sequence[str]) -> Tensor:
+def among(u: Tensor, names: Sequence[str], known: Sequence[str]) -> Tensor:
     """Uniform numbers as indices of names."""
     table = torch.tensor([known.index(name) for name in names])
     return table[(u * len(names)).long().clamp(max=len(names) - 1)]
@@ -237,33 +250,63 @@ def _compositions(n: int, parts: int) -> list[tuple[int, ...]]:
 
 
 def _pairs(u: Tensor, u_bias: Tensor, world: World) -> tuple[Tensor, Tensor]:
-    """(N, K) colours and shapes, one pair a group: no two groups of a scene have the same one if that can be."""
+    """(N, K) colours and shapes, one pair a group: without bias no two groups have the same one if that can be."""
     pairs = torch.tensor(world.pairs())
     order = u.argsort(1)[:, torch.arange(MOST) % len(pairs)]
     colour, shape = pairs[order].unbind(-1)
-    possible = torch.isin(shape, torch.tensor([COLOURS.index(name) for name in world.colours]))
+    possible = torch.isin(shape, torch.tensor(world.tied(), dtype=torch.long))
     return torch.where((u_bias < world.bias) & possible, shape, colour), shape
 
 
-def _places(noise: Noise, radius: Tensor, present: Tensor, overlap: bool) -> tuple[Tensor, Tensor]:
-    """Centres (N, K) uniform among all that keep objects apart: all of a scene's are drawn until they do."""
-    place = torch.tensor(_QUARTERS).T[:, None].repeat(1, len(radius), 1)
+def _places(
+    noise: Noise, shape: Tensor, radius: Tensor, present: Tensor, overlap: bool
+) -> tuple[Tensor, ...]:
+    """Centres x, y and radii, each (N, K): centres uniform among all that keep objects in the image and apart; all of a
+    scene's are drawn until they do. Where none are found, objects go to the quarters, the largest a little smaller.
+    """
+    x, y = torch.tensor(_QUARTERS).T[:, None].repeat(1, len(radius), 1)
+    fitting = (0.25 - GAP / 2) / half_sizes().to(radius)[shape].amax(-1)
+    placed = torch.stack([x, y, torch.minimum(radius, fitting)])
     waiting = torch.arange(len(radius))
     for attempt in range(TRIES // TRIED):
         u = noise[waiting].fold(attempt).uniform(torch.empty(len(waiting), TRIED, 2, MOST))
         r = radius[waiting, None, None]
         tried = r + GAP / 2 + u * (1 - 2 * r - GAP)
-        free = _apart(tried, radius[waiting, None], present[waiting, None]) | overlap
+        free = _free(tried, shape[waiting], radius[waiting], present[waiting], overlap)
         found, first = free.any(1), free.int().argmax(1)
-        place[:, waiting[found]] = tried[found, first[found]].movedim(1, 0)
+        placed[:2, waiting[found]] = tried[found, first[found]].movedim(1, 0)
+        placed[2, waiting[found]] = radius[waiting[found]]
         waiting = waiting[~found]
         if not len(waiting):
             break
-    return place[0], place[1]
+    return tuple(placed)
 
 
-def _apart(place: Tensor, radius: Tensor, present: Tensor) -> Tensor:
-    """Whether all pairs of objects keep their distance: (..., 2, K), (..., K), (..., K) to (...)."""
+def _free(tried: Tensor, shape: Tensor, radius: Tensor, present: Tensor, overlap: bool) -> Tensor:
+    """Whether places (N, T, 2, K) are in the image and keep objects apart, (N, T)."""
+    half = (half_sizes().to(radius)[shape] * radius[..., None]).movedim(-1, -2)[:, None]
+    free = ((tried >= half) & (tried <= 1 - half) | ~present[:, None, None]).all((-1, -2))
+    if not overlap:
+        free &= _circles_apart(tried, radius[:, None], present[:, None])
+        row, attempt = free.nonzero(as_tuple=True)
+        free[row, attempt] = _outlines_apart(tried[row, attempt], shape[row], radius[row], present[row])
+    return free
+
+
+def _circles_apart(place: Tensor, radius: Tensor, present: Tensor) -> Tensor:
+    """Whether all pairs of objects' circles keep their distance: (..., 2, K), (..., K), (..., K) to (...)."""
     dx, dy = (place[..., i, _FIRST] - place[..., i, _SECOND] for i in (0, 1))
     least = radius[..., _FIRST] + radius[..., _SECOND] + GAP
     return ((dx * dx + dy * dy > least * least) | ~(present[..., _FIRST] & present[..., _SECOND])).all(-1)
+
+
+def _outlines_apart(place: Tensor, shape: Tensor, radius: Tensor, present: Tensor) -> Tensor:
+    """Whether a strip of width GAP in one of 24 directions parts each pair: (M, 2, K) and three of (M, K) to (M,)."""
+    here, there = (supports(_ANGLES + turn).to(radius) for turn in (0, math.pi))
+    reach = (
+        here[shape[:, _FIRST]] * radius[:, _FIRST, None] + there[shape[:, _SECOND]] * radius[:, _SECOND, None]
+    )
+    directions = torch.stack([_ANGLES.cos(), _ANGLES.sin()]).to(radius)
+    between = (place[..., _SECOND] - place[..., _FIRST]).movedim(-2, -1) @ directions
+    parted = (between - reach).amax(-1) > GAP
+    return (parted | ~(present[:, _FIRST] & present[:, _SECOND])).all(-1)
