@@ -1,0 +1,486 @@
+"""Models of diffusers as denoisers: one call, whole runs, text, and the autoencoder, beside diffusers itself."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("diffusers", reason="diffusers is not installed")
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+import diffusers
+
+import ornstein as orn
+from ornstein import interop, spaces
+from ornstein.core import Condition, Sampler
+from ornstein.guides import ClassifierFree
+from ornstein.solvers import DDIM
+
+from . import tiny
+
+TEXTS = ["a red circle", "blue square"]
+PIPELINES = {
+    "Stable Diffusion": tiny.stable_diffusion,
+    "Stable Diffusion XL": tiny.stable_diffusion_xl,
+    "Stable Diffusion 3": tiny.stable_diffusion_3,
+    "Flux": tiny.flux,
+    "DiT": tiny.dit,
+    "unconditional": tiny.ddpm,
+}
+
+
+@cache
+def pipeline(name: str) -> Any:
+    made = PIPELINES[name]()
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def denoiser(name: str) -> Any:
+    model = interop.from_diffusers(pipeline(name))
+    model.shape = start(name).shape[1:]
+    return model
+
+
+def start(name: str = "", n: int = 2) -> Tensor:
+    channels = 3 if name == "unconditional" else tiny.CHANNELS
+    return torch.randn(n, channels, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def fields(name: str) -> dict[str, Any]:
+    return {"DiT": {"label": [3, 7]}, "unconditional": {}}.get(name, {"text": TEXTS})
+
+
+def ours(model: Any, x: Tensor, steps: int = 10, **given: Any) -> Tensor:
+    return Sampler(DDIM(), grid=interop.pipeline_grid(model, steps))(model, x, **given)
+
+
+def gap(a: Tensor, b: Tensor) -> float:
+    """The largest difference as a share of the largest entry."""
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def shown(x: Tensor) -> Tensor:
+    """As their pipelines give images."""
+    return (x / 2 + 0.5).clamp(0, 1)
+
+
+def theirs(pipe: Any, x: Tensor, steps: int = 10, **options: Any) -> Tensor:
+    """Images in [0, 1] of a pipeline that takes latents."""
+    size = {} if isinstance(pipe, diffusers.StableDiffusionPipeline) else {"height": 16, "width": 16}
+    if isinstance(pipe, diffusers.FluxPipeline):
+        x = pipe._pack_latents(x, len(x), *x.shape[1:])
+    images: Tensor = pipe(
+        latents=x.clone(), num_inference_steps=steps, output_type="pt", **size, **options
+    ).images
+    return images
+
+
+# -------------------------------------------------------------------------------- one call
+
+
+def direct(name: str, x: Tensor, k: int) -> Tensor:
+    """The network called by hand with their own encodings."""
+    pipe = pipeline(name)
+    told = torch.full((len(x),), float(k))
+    if name == "unconditional":
+        return pipe.unet(x, k).sample
+    if name == "DiT":
+        return pipe.transformer(x, timestep=told, class_labels=torch.tensor([3, 7])).sample[:, : x.shape[1]]
+    if name == "Stable Diffusion":
+        tokens = pipe.encode_prompt(TEXTS, "cpu", 1, False)[0]
+        return pipe.unet(x, k, encoder_hidden_states=tokens).sample
+    if name == "Stable Diffusion XL":
+        tokens, _, pooled, _ = pipe.encode_prompt(TEXTS, do_classifier_free_guidance=False)
+        added = {"text_embeds": pooled, "time_ids": torch.tensor([[16.0, 16, 0, 0, 16, 16]] * len(x))}
+        return pipe.unet(x, k, encoder_hidden_states=tokens, added_cond_kwargs=added).sample
+    if name == "Stable Diffusion 3":
+        tokens, _, pooled, _ = pipe.encode_prompt(TEXTS, TEXTS, TEXTS, do_classifier_free_guidance=False)
+        return pipe.transformer(x, tokens, pooled, told).sample
+    tokens, pooled, text_ids = pipe.encode_prompt(TEXTS)
+    output = pipe.transformer(
+        hidden_states=pipe._pack_latents(x, len(x), *x.shape[1:]),
+        timestep=told / 1000,
+        guidance=torch.full((len(x),), 5.0),
+        pooled_projections=pooled,
+        encoder_hidden_states=tokens,
+        txt_ids=text_ids,
+        img_ids=pipe._prepare_latent_image_ids(1, 4, 4, "cpu", x.dtype),
+    ).sample
+    return pipe._unpack_latents(output, 16, 16, 2)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@torch.no_grad()
+def test_one_call_is_theirs(name: str) -> None:
+    model, x, k = denoiser(name), start(name), 620
+    flow = name in ("Stable Diffusion 3", "Flux")
+    condition = Condition.make(
+        2, fields(name) | ({"guidance": 5.0} if name == "Flux" else {}), model.fields, tokenise=model.tokenise
+    )
+    t = k / 1000 if flow else (k + 1) / 1000
+    output = direct(name, x, k)
+    if flow:
+        expected = x - t * output
+    else:
+        scheduler = pipeline(name).scheduler
+        scheduler.set_timesteps(1000)
+        expected = scheduler.step(output, k, x).pred_original_sample
+    for time in (t, torch.full((2,), t, dtype=torch.float64)):
+        assert gap(model(x, time, model.prepare(condition)).mean, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+@torch.no_grad()
+def test_a_batch_is_its_rows(name: str) -> None:
+    model, x = denoiser(name), start(name)
+    condition = model.prepare(Condition.make(2, fields(name), model.fields, tokenise=model.tokenise))
+    t = torch.tensor([0.4, 0.9])
+    both = model(x, t, condition).mean
+    rows = [model(x[i : i + 1], t[i : i + 1], condition.rows(slice(i, i + 1))).mean for i in range(2)]
+    assert gap(both, torch.cat(rows)) < 1e-5
+
+
+def test_the_network_is_told_fractions_of_steps_and_no_step_below_the_first() -> None:
+    model, told = denoiser("unconditional"), []
+    with torch.no_grad():
+        handle = model.network.register_forward_pre_hook(lambda _, args: told.append(args[1]))
+        for t in (0.5005, torch.tensor([0.25, 1.0]), 0.0004):
+            model(start("unconditional"), t)
+        handle.remove()
+    expected = [[499.5, 499.5], [249.0, 999.0], [0.0, 0.0]]
+    assert [v.tolist() for v in told] == [pytest.approx(v, abs=1e-4) for v in expected]
+
+
+# ---------------------------------------------------------------------------------- whole runs
+
+SCHEDULES = {
+    "epsilon": {},
+    "epsilon to 1": {"set_alpha_to_one": True, "steps_offset": 0},
+    "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
+    "given": {"trained_betas": [0.002 + 1e-5 * i for i in range(1000)]},
+    "v": {"prediction_type": "v_prediction"},
+    "v, zero SNR": {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
+    "data": {"prediction_type": "sample"},
+    "data, zero SNR": {"prediction_type": "sample", "rescale_betas_zero_snr": True},
+}
+
+
+@cache
+def smallest() -> Any:
+    ends = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    return tiny.unet(block_out_channels=(4,), norm_num_groups=2, add_attention=False, **ends)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@torch.no_grad()
+def test_ddim_is_their_scheduler(schedule: str, spacing: str) -> None:
+    scheduler = tiny.ddim(timestep_spacing=spacing, **SCHEDULES[schedule])
+    unet, x = smallest(), start("unconditional")
+    model = interop.from_diffusers({"unet": unet, "scheduler": scheduler})
+    for steps in (10, 7) if spacing == "trailing" else (10,):  # 7 does not divide 1000
+        expected = x
+        scheduler.set_timesteps(steps)
+        for k in scheduler.timesteps:
+            expected = scheduler.step(unet(expected, k).sample, k, expected).prev_sample
+        assert gap(ours(model, x, steps), expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "schedule, spacing", [("epsilon", "leading"), ("v, zero SNR", "trailing"), ("data", "linspace")]
+)
+def test_stable_diffusion_is_their_pipeline(schedule: str, spacing: str) -> None:
+    base = pipeline("Stable Diffusion")
+    scheduler = tiny.ddim(timestep_spacing=spacing, **SCHEDULES[schedule])
+    parts = {**base.components, "scheduler": scheduler}
+    pipe = diffusers.StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    found = ours(ClassifierFree(3.0)(interop.from_diffusers(pipe)), start(), text=TEXTS)
+    assert gap(shown(found), theirs(pipe, start(), prompt=TEXTS, guidance_scale=3.0)) < 1e-4
+
+
+def test_an_unconditional_pipeline() -> None:
+    pipe = pipeline("unconditional")
+    options = {"num_inference_steps": 10, "output_type": "pt", "generator": torch.Generator().manual_seed(1)}
+    found = ours(denoiser("unconditional"), start("unconditional"))
+    assert gap(shown(found), pipe(batch_size=2, **options).images) < 1e-4
+
+
+def test_the_grid_is_that_of_their_ddim() -> None:
+    """Their last step goes to step 0 (time 1 / N) or to clean data, and with linspace their steps do not join."""
+    model = denoiser("Stable Diffusion")
+    grid = interop.pipeline_grid(model, 10)
+    assert [round(1000 * row.t) - 1 for row in grid] == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]
+    assert grid[-1].s == 1 / 1000
+    model.scheduler = tiny.ddim(timestep_spacing="linspace", set_alpha_to_one=True)
+    grid = interop.pipeline_grid(model, 10)
+    steps = [row for row in grid if row.solver is None]
+    assert [round(1000 * row.t) - 1 for row in steps] == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+    assert [round(1000 * row.s) - 1 for row in steps[:3]] == [899, 788, 677]
+    assert steps[-1].s == 0
+    assert all(isinstance(row.solver, interop.Recount) for row in grid[1::2])
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_stable_diffusion_xl(zeros: bool) -> None:
+    """The empty text is zeros where the pipeline says so."""
+    pipe = tiny.stable_diffusion_xl(zeros)
+    pipe.set_progress_bar_config(disable=True)
+    found = ours(ClassifierFree(5.0)(interop.from_diffusers(pipe)), start(), text=TEXTS)
+    assert gap(shown(found), theirs(pipe, start(), prompt=TEXTS, guidance_scale=5.0)) < 1e-4
+
+
+def test_dit() -> None:
+    pipe = pipeline("DiT")
+    x = torch.randn(2, tiny.CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0))
+    options = {"num_inference_steps": 10, "guidance_scale": 4.0, "output_type": "pt"}
+    expected = pipe([3, 7], generator=torch.Generator().manual_seed(0), **options).images
+    assert gap(shown(ours(ClassifierFree(4.0)(denoiser("DiT")), x, label=[3, 7])), expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"long": False}, {"use_dynamic_shifting": True}, {"shift": 1.0}], ids=repr
+)
+def test_stable_diffusion_3(config: dict[str, Any]) -> None:
+    """With a T5 and without, shifts of the schedule and those that depend on the size."""
+    pipe = tiny.stable_diffusion_3(**config)
+    pipe.set_progress_bar_config(disable=True)
+    found = ours(ClassifierFree(5.0)(interop.from_diffusers(pipe)), start(), text=TEXTS)
+    assert gap(shown(found), theirs(pipe, start(), prompt=TEXTS, guidance_scale=5.0)) < 1e-4
+
+
+@pytest.mark.parametrize("config", [{}, {"guided": False}, {"use_dynamic_shifting": False}], ids=repr)
+def test_flux(config: dict[str, Any]) -> None:
+    """Guidance as a number that the network reads, and classifier-free guidance beside it."""
+    pipe = tiny.flux(**config)
+    pipe.set_progress_bar_config(disable=True)
+    model = interop.from_diffusers(pipe)
+    model.shape = (tiny.CHANNELS, 8, 8)
+    told = {"guidance": 5.0} if "guidance" in model.fields else {}
+    assert bool(told) == config.get("guided", True)
+    options = {"prompt": TEXTS, "guidance_scale": 5.0}
+    assert gap(shown(ours(model, start(), text=TEXTS, **told)), theirs(pipe, start(), **options)) < 1e-4
+    found = ours(ClassifierFree(3.0)(model), start(), text=TEXTS, **told)
+    expected = theirs(pipe, start(), negative_prompt=["", ""], true_cfg_scale=3.0, **options)
+    assert gap(shown(found), expected) < 1e-4
+
+
+def test_flux_is_told_3_and_a_half_unless_something_is_said() -> None:
+    model = denoiser("Flux")
+    default, said, other = (
+        ours(model, start(), 2, text=TEXTS, **given)
+        for given in ({}, {"guidance": [3.5, None]}, {"guidance": 9.0})
+    )
+    assert torch.equal(default, said)
+    assert gap(default, other) > 1e-5
+
+
+def test_the_recommended_sampler_runs_and_ends_at_the_least_noise_that_was_trained() -> None:
+    model = denoiser("Stable Diffusion")
+    images = orn.sample(ClassifierFree(2.0)(model), 2, steps=5, text="a red circle", seed=0)
+    assert images.shape == (2, 3, 16, 16)
+    assert torch.isfinite(images).all()
+    last = model.process.grid(None, 5)[-1]
+    assert last.t == pytest.approx(1 / 1000)
+    assert last.s == 0
+
+
+# --------------------------------------------------------------------------------------- text
+
+
+def test_negative_prompts_are_theirs() -> None:
+    pipe, model = pipeline("Stable Diffusion"), ClassifierFree(5.0)(denoiser("Stable Diffusion"))
+    options = {"prompt": TEXTS, "guidance_scale": 5.0}
+    found = ours(model, start(), text=TEXTS, negative=["square", None])
+    assert gap(shown(found[:1]), theirs(pipe, start(), negative_prompt=["square"] * 2, **options)[:1]) < 1e-4
+    assert gap(shown(found[1:]), theirs(pipe, start(), **options)[1:]) < 1e-4
+
+
+def test_a_row_without_text_is_told_the_empty_text() -> None:
+    model, x = denoiser("Stable Diffusion"), start()
+    mixed = ours(model, x, 2, text=["a red circle", None])
+    empty = ours(model, x, 2, text="")
+    assert gap(mixed[1:], empty[1:]) < 1e-6
+    assert gap(mixed[:1], ours(model, x, 2, text="a red circle")[:1]) < 1e-6
+    assert gap(ours(model, x, 2), empty) < 1e-6
+    assert gap(mixed[:1], empty[:1]) > 1e-4
+
+
+def test_features_may_be_given_in_place_of_words() -> None:
+    model, x = denoiser("Stable Diffusion XL"), start()
+    features = model.text(model.tokenise("text", TEXTS))
+    assert torch.equal(ours(model, x, 2, text=features), ours(model, x, 2, text=TEXTS))
+    with pytest.raises(ValueError, match="pooled"):
+        ours(model, x, 2, text=features["tokens"])
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion XL", "Stable Diffusion 3", "Flux"])
+def test_words_that_are_lost_are_named(name: str) -> None:
+    model = denoiser(name)
+    words = "red blue circle square " * 3 + "zebra"
+    with pytest.warns(UserWarning, match=r"reads 12 tokens.*zebra"):
+        ids = model.tokenise("text", [words, "red"])
+    assert ids.shape == (2, sum(model.text.lengths))
+
+
+def test_a_model_without_encoders_says_so() -> None:
+    alone = interop.from_diffusers({"unet": tiny.text_unet(), "scheduler": tiny.ddim()})
+    with pytest.raises(ValueError, match="reads no words"):
+        ours(alone, start(), 2, text="a red circle")
+    with pytest.raises(ValueError, match="without text encoders"):
+        ours(alone, start(), 2)
+    tokens = torch.randn(2, 3, 16)
+    latents = ours(alone, start(), 2, text=tokens)
+    assert latents.shape == start().shape  # no autoencoder
+    dropped = Condition({"text": {"tokens": tokens}}).null()
+    zeros = Condition({"text": {"tokens": torch.zeros(2, 3, 16)}})
+    with torch.no_grad():
+        assert torch.equal(alone(start(), 0.5, dropped).mean, alone(start(), 0.5, zeros).mean)
+
+
+class Counted:
+    """How often modules are called, and on how many rows."""
+
+    def __init__(self, *modules: Any) -> None:
+        self.rows: list[int] = []
+        for module in modules:
+            module.register_forward_pre_hook(self._seen, with_kwargs=True)
+
+    def _seen(self, module: Any, args: Any, options: Any) -> None:
+        self.rows.append(len(args[0] if args else options["hidden_states"]))
+
+
+@pytest.mark.parametrize("name", ["Stable Diffusion", "Flux"])
+def test_guidance_is_one_call_and_text_is_encoded_once_a_run(name: str) -> None:
+    pipe = PIPELINES[name]()
+    model = interop.from_diffusers(pipe)
+    model.shape = (tiny.CHANNELS, 8, 8)
+    network, encoder = Counted(model.network), Counted(pipe.text_encoder)
+    ours(ClassifierFree(3.0)(model), start(n=6), 4, text="a red circle")
+    assert network.rows == [12] * 4
+    assert sorted(encoder.rows) == [1, 1]  # the prompt, and the empty one
+    ours(ClassifierFree(3.0)(model), start(n=6), 4, text="a red circle")
+    assert len(encoder.rows) == 3  # which is kept
+
+
+# ------------------------------------------------------------------------------------- labels
+
+
+def test_labels_of_a_unet() -> None:
+    parts = {"unet": tiny.unet(num_class_embeds=5), "scheduler": diffusers.DDIMScheduler(clip_sample=False)}
+    x = start("unconditional")
+    model = interop.from_diffusers(parts)
+    with torch.no_grad():
+        expected = parts["unet"](x, 299, class_labels=torch.tensor([2, 4])).sample
+        found = model(x, 0.3, Condition({"label": torch.tensor([2, 4])}))
+    assert gap(found.noise, expected) < 1e-5
+    for given in ({}, {"label": [1, None]}):
+        with pytest.raises(ValueError, match="null_label"):
+            ours(model, x, 2, **given)
+    with pytest.raises(ValueError, match="expected 0 to 4"):
+        ours(model, x, 2, label=5)
+    nulled = interop.from_diffusers(parts, null_label=4)
+    assert gap(ours(nulled, x, 2, label=[1, None]), ours(model, x, 2, label=[1, 4])) < 1e-6
+
+
+# -------------------------------------------------------------------------------------- codec
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"shift_factor": 0.06}, {"latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}], ids=repr
+)
+@torch.no_grad()
+def test_the_codec_is_their_autoencoder(config: dict[str, Any]) -> None:
+    vae = tiny.vae(**config)
+    codec = interop.LatentCodec(vae)
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    law = vae.encode(x).latent_dist
+    shift = config.get("latents_mean", [config.get("shift_factor", 0.0)])[0]
+    scale = vae.config.scaling_factor / config.get("latents_std", [1.0])[0]
+    z = (law.mode() - shift) * scale
+    assert gap(codec.encode(x), z) < 1e-6
+    assert gap(codec.decode(z), vae.decode(law.mode()).sample) < 1e-5
+    assert gap(codec.law(x).scale, law.std) < 1e-6
+    assert codec.pixels == 2
+    with pytest.raises(ValueError, match="not a change of variables"):
+        codec.log_abs_det(x)
+
+
+def test_a_latent_process_reads_out_images() -> None:
+    model = denoiser("Stable Diffusion")
+    assert isinstance(model.process, spaces.Encoded)
+    assert model.shape == (tiny.CHANNELS, 8, 8)
+    assert ours(model, start(), 2, text=TEXTS).shape == (2, 3, 16, 16)
+
+
+# ---------------------------------------------------------------------------------- precision
+
+
+def test_states_stay_in_float32_beside_a_network_in_half() -> None:
+    parts = {"unet": tiny.unet().to(torch.bfloat16), "scheduler": diffusers.DDIMScheduler(clip_sample=False)}
+    model = interop.from_diffusers(parts)
+    assert model.like(2).dtype == torch.float32
+    whole = interop.from_diffusers({**parts, "unet": tiny.unet()})
+    x = start("unconditional")
+    found, expected = ours(model, x, 3), ours(whole, x, 3)
+    assert found.dtype == torch.float32
+    assert 1e-6 < gap(found, expected) < 0.1
+
+
+# ----------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "make, match",
+    [
+        (lambda: {"unet": tiny.text_unet(in_channels=9), "scheduler": tiny.ddim()}, "inpainting"),
+        (
+            lambda: {"unet": tiny.text_unet(class_embed_type="timestep"), "scheduler": tiny.ddim()},
+            "class_embed_type",
+        ),
+        (lambda: {"unet": tiny.vae(), "scheduler": tiny.ddim()}, "network of diffusers 'AutoencoderKL'"),
+        (lambda: {"unet": tiny.unet()}, "scheduler: nothing says which"),
+        (lambda: {"scheduler": tiny.ddim()}, "expected a network"),
+        (
+            lambda: {"unet": tiny.unet(), "scheduler": tiny.ddim(rescale_betas_zero_snr=True)},
+            "zero terminal SNR",
+        ),
+        (
+            lambda: {"unet": tiny.unet(), "scheduler": diffusers.EDMEulerScheduler()},
+            "no table of alphas_cumprod",
+        ),
+        (
+            lambda: {"unet": tiny.unet(), "scheduler": diffusers.DDPMScheduler(prediction_type="x")},
+            "'x'; accepted",
+        ),
+    ],
+)
+def test_what_is_not_read_is_refused(make: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        interop.from_diffusers(make())
+
+
+def test_the_grid_is_of_models_of_diffusers() -> None:
+    with pytest.raises(ValueError, match="one of load_diffusers"):
+        interop.pipeline_grid(orn.load("digits"), 10)
+    with pytest.raises(ValueError, match="steps"):
+        interop.pipeline_grid(denoiser("unconditional"), 0)
+
+
+def test_the_table_is_met_exactly_and_falls_between() -> None:
+    for zero in (False, True):
+        scheduler = tiny.ddim(rescale_betas_zero_snr=zero)
+        table = scheduler.alphas_cumprod.double()
+        process = interop.TrainedSteps(table.tolist())
+        times = (torch.arange(1000, dtype=torch.float64) + 1) / 1000
+        assert torch.allclose(process.at(times).alpha ** 2, table, rtol=1e-12, atol=1e-15)
+        between = process.half_log_snr(torch.linspace(1e-4, 1, 7001, dtype=torch.float64))
+        assert bool((between.diff() < 0).all())
+    assert math.isinf(process.half_log_snr(1.0))
