@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import ornstein as orn
-from ornstein import data, denoisers, metrics, networks, processes, spaces, training
+from ornstein import data, denoisers, metrics, networks, objectives, processes, spaces, training
 from ornstein.claim import Claim, Effect, Interval, Verdict
 
 # steps of the pixel model, steps of a codec, samples, width of the U-Net
@@ -62,15 +62,12 @@ def codec(factor: int, budget: str) -> tuple[Any, float]:
     torch.manual_seed(factor)
     network = networks.Autoencoder(1, FACTORS[factor], factor, width=16)
     with tempfile.TemporaryDirectory() as folder:
-        learned = training.fit_codec(
-            spaces.AutoencoderCodec(network), clothes(budget), steps=steps, classifier=perceptual(budget), out=folder,
-            batch=64, learning_rate=2e-3, ema=0.99, checkpoint_every=steps, **_without("sample_every"),
+        run = training.fit_codec(
+            spaces.AutoencoderCodec(network), clothes(budget), objectives.Reconstruction(perceptual(budget)),
+            steps=steps, out=folder, batch=64, learning_rate=2e-3, ema=0.99, checkpoint_every=steps, **SILENT,
         )  # fmt: skip
-    return learned, time.process_time() - began
-
-
-def _without(name: str) -> dict[str, Any]:
-    return {k: v for k, v in SILENT.items() if k != name}
+    learned: Any = run.denoiser
+    return learned.codec, time.process_time() - began
 
 
 def unet(factor: int, budget: str) -> networks.UNet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ SMALL = (
 def invoke(line: str):
     from ornstein.cli import app
 
-    return CliRunner().invoke(app, line.split())
+    return CliRunner().invoke(app, shlex.split(line))
 
 
 @pytest.fixture

@@ -63,6 +63,13 @@ def test_a_name_near_one_is_suggested(shelf) -> None:
         orn.load("tine")
 
 
+def test_a_mistyped_folder_is_not_asked_of_the_hub(shelf, monkeypatch) -> None:
+    (shelf / "runs").mkdir()
+    monkeypatch.setattr("ornstein.zoo.registry.load_model", lambda *given, **hub: pytest.fail("asked"))
+    with pytest.raises(ValueError, match="No folder of that name exists"):
+        orn.load("runs/frist")
+
+
 def test_an_id_is_asked_of_the_hub(shelf, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr("ornstein.zoo.registry.load_model", lambda *given, **hub: asked.append((given, hub)))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 
-from ornstein.core import Denoiser, Objective, Process, leaves
-from ornstein.denoisers import NetworkDenoiser
+from ornstein.core import Denoiser, Objective, Process, build, leaves
+from ornstein.denoisers import Matcher, NetworkDenoiser, Prompted, Reconstructor
+from ornstein.networks import TextImage
+from ornstein.spaces import Encoded
+from ornstein.training import encoded
 
 from .classes import accepted, made, named, parameters
 from .config import Config, Part, layered
 
-__all__ = ["Assembled", "assemble", "scale_of"]
+__all__ = ["Assembled", "assemble", "coded", "part_of", "scale_of", "text_encoder"]
 
 _SEEN = 1024  # samples whose size sets the scale
 _COARSEST = 4  # pixels a side at a U-Net's deepest level
@@ -27,16 +31,21 @@ class Assembled(NamedTuple):
     config: dict[str, Any]
 
 
-def assemble(config: Config, dataset: Any) -> Assembled:
-    """Build what the configuration describes.
+def assemble(config: Config, dataset: Any, codec: Any = None) -> Assembled:
+    """Build what the configuration describes, in the space of a codec if the data are its codes.
 
     Raises:
         ValueError: unknown classes or arguments (with the nearest name), values of the wrong type or range, pieces
             that cannot work together, and data that no network is the default for.
     """
+    if config.codec.name:
+        return _assemble_codec(config, dataset)
+    if config.objective.name == "TextImageMatching":
+        return _assemble_pair(config, dataset)
     parts = {"process": _process_part(config.process, dataset)}
     process = made("processes", parts["process"])
-    parts["network"] = _network_part(config.network, dataset, process)
+    encoder = text_encoder(config.text)
+    parts["network"] = _network_part(config.network, dataset, process, encoder)
     parts["objective"] = _filled("objectives", config.objective, {"class": "Denoising"}, {})
     objective = made("objectives", parts["objective"])
     said = {
@@ -47,9 +56,79 @@ def assemble(config: Config, dataset: Any) -> Assembled:
     training = config.training.model_dump()
     torch.manual_seed(training["seed"])
     network = made("networks", parts["network"])
-    denoiser = NetworkDenoiser(network, process, shape=dataset.shape, **options)
+    process = process if codec is None else Encoded(process, codec)
+    denoiser: Denoiser = NetworkDenoiser(network, process, shape=dataset.shape, **options)
+    denoiser = denoiser if encoder is None else Prompted(denoiser, encoder)
     record = {"data": config.data.model_dump(), **parts, **options, "training": training}
     return Assembled(denoiser, objective, record)
+
+
+def _assemble_codec(config: Config, dataset: Any) -> Assembled:
+    """A codec to be trained: its network, and what it is trained on."""
+    training = config.training.model_dump()
+    torch.manual_seed(training["seed"])
+    facts = {"channels": dataset.shape[0], "moments": config.codec.arguments.get("kind", "kl") == "kl"}
+    parts = {
+        "network": _filled("networks", config.network, {"class": "Autoencoder"}, facts),
+        "codec": {"class": config.codec.name, **config.codec.arguments},
+        "objective": _filled("objectives", config.objective, {"class": "Reconstruction"}, {}),
+    }
+    codec = made("spaces", parts["codec"], network=made("networks", parts["network"]))
+    objective = made("objectives", parts["objective"])
+    record = {"data": config.data.model_dump(), **parts, "training": training}
+    return Assembled(Reconstructor(codec, dataset.shape), objective, record)
+
+
+def _assemble_pair(config: Config, dataset: Any) -> Assembled:
+    """A text encoder to be trained beside an image tower, which `network` describes."""
+    if not isinstance(config.text, dict):
+        raise ValueError(f"text: describe the encoder that is to be trained, got {config.text!r}")
+    training = config.training.model_dump()
+    torch.manual_seed(training["seed"])
+    encoder = text_encoder(config.text)
+    facts = {"channels": dataset.shape[0], "code": encoder.network.head.out_features}
+    parts = {
+        "network": _filled("networks", config.network, {"class": "Encoder"}, facts),
+        "objective": _filled("objectives", config.objective, {"class": "TextImageMatching"}, {}),
+    }
+    pair = TextImage(encoder, made("networks", parts["network"]))
+    record = {"data": config.data.model_dump(), "text": config.text, **parts, "training": training}
+    return Assembled(Matcher(pair, dataset.shape), made("objectives", parts["objective"]), record)
+
+
+def text_encoder(said: str | dict[str, Any] | None) -> Any:
+    """The text encoder of a model by its name, or one made as described (its weights are then those of a run).
+
+    Raises:
+        ValueError: no such model, or one that has no encoder of texts.
+    """
+    if said is None:
+        return None
+    if isinstance(said, dict):
+        return build(said)
+    return part_of(said, "encoder", "text")
+
+
+def part_of(model: str, part: str, key: str) -> Any:
+    """A part of a trained model, by name: its text `encoder`, its `codec`.
+
+    Raises:
+        ValueError: no such model, or one without such a part.
+    """
+    from ornstein.zoo import load
+
+    loaded: Any = load(model)
+    found = getattr(loaded, part, None) or getattr(loaded.process, part, None)
+    if found is None:
+        raise ValueError(f"{key}: model {model!r} has no {part}; it is a {type(loaded).__name__}")
+    return found
+
+
+def coded(dataset: Any, model: str) -> tuple[Any, Any]:
+    """The data set in the space of a model's codec, and the codec."""
+    codec = part_of(model, "codec", "data.codec")
+    made = encoded(dataset, codec)
+    return replace(made, options={**dataset.options, "codec": model}), codec
 
 
 def _filled(room: str, part: Part, own: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,9 +156,10 @@ def _leaf_process(categories: int | None) -> dict[str, Any]:
     return {"class": "Absorbing", "categories": categories}
 
 
-def _network_part(part: Part, dataset: Any, process: Process) -> dict[str, Any]:
+def _network_part(part: Part, dataset: Any, process: Process, encoder: Any) -> dict[str, Any]:
     own = part.name or _network_for(dataset)
     facts = _tree_facts(dataset) if isinstance(dataset.shape, dict) else _facts(dataset, process)
+    facts |= {"text": None if encoder is None else encoder.features}
     return _filled("networks", part, {"class": own}, facts)
 
 

@@ -27,6 +27,9 @@ def card(
     recipe: Annotated[str, typer.Option(help="The command that trains this model, for the card.")] = "",
     n: Annotated[int, typer.Option("-n", help="Samples to measure.")] = 1000,
     steps: Annotated[int, typer.Option(help="Steps of the recommended solver.")] = 10,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of the samples; for models of text also what `sample` takes by itself.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
 ) -> None:
@@ -35,6 +38,8 @@ def card(
     What is measured is the model that is written: its weights are rounded to half precision first, which halves the
     file and changes samples by less than their own noise.
     """
+    import torch
+
     from ornstein.data import load as load_data
     from ornstein.denoisers.files import save_model
     from ornstein.zoo import data_of, load
@@ -46,20 +51,32 @@ def card(
     name = data_of(model)
     if name is None:
         raise ValueError(f"nothing says what {model!r} was trained on")
-    denoiser, dataset = load(model).half().float(), load_data(name)
-    found = measured(denoiser, dataset, n, None, seed, steps=steps)
+    denoiser, dataset = load(model), load_data(name)
+    for parameter in denoiser.parameters():
+        parameter.data = parameter.data.half().float()
+    found = measured(denoiser, dataset, n, guidance, seed, steps=steps)
     show(found, model, name)
     facts: dict[str, Any] = {
         "data": name,
         "recipe": recipe,
         "weights": "moving average (EMA), half precision",
         "parameters": sum(p.numel() for p in denoiser.parameters()),
-        "sampling": f"recommended solver, {steps} steps, seed {seed}",
-        "command": f"ornstein evaluate {out.name} -n {n} --steps {steps} --seed {seed}",
+        **({} if guidance is None else {"guidance": guidance}),
+        **_repeated(denoiser, out.name, n, steps, seed),
         **found.as_dict(),
     }
-    save_model(denoiser.half(), out, card=_text(out.name, facts))
+    save_model(denoiser, out, card=_text(out.name, facts), dtype=torch.float16)
     write(out / "card.json", (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def _repeated(denoiser: Any, name: str, n: int, steps: int, seed: int) -> dict[str, str]:
+    """What was measured, and the command that measures it again."""
+    from ornstein.denoisers import Reconstructor
+
+    if isinstance(denoiser, Reconstructor):
+        return {"sampling": "held-out data, reconstructed", "command": f"ornstein evaluate {name} -n {n}"}
+    command = f"ornstein evaluate {name} -n {n} --steps {steps} --seed {seed}"
+    return {"sampling": f"recommended solver, {steps} steps, seed {seed}", "command": command}
 
 
 def _text(name: str, facts: dict[str, Any]) -> str:

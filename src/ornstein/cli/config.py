@@ -6,6 +6,8 @@
     prediction: edm
     objective: {class: Denoising, drop: 0.1}
     training: {steps: 3000, batch: 128}                   arguments of ornstein.fit
+    text: scenes-text                                     a model whose text encoder reads the data's captions
+    codec: {class: AutoencoderCodec, kind: kl}            train a codec, of the network, in place of a model
 
 Whatever is not said follows from the data. The config.yaml of a run folder is read as well.
 """
@@ -44,10 +46,13 @@ class Part(BaseModel):
 
 
 class Data(BaseModel):
-    """What `ornstein.data.load` is asked for: a name, and options of the loader."""
+    """What `ornstein.data.load` is asked for: a name, and options of the loader. `codec` names a model that has one:
+    then states are its codes.
+    """
 
     model_config = ConfigDict(extra="allow")
     name: str | None = None
+    codec: str | None = None
 
 
 def _training() -> type[BaseModel]:
@@ -69,7 +74,9 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     data: Data = Data()
+    text: str | dict[str, Any] | None = None
     network: Part = Part()
+    codec: Part = Part()
     process: Part = Part()
     prediction: str | None = None
     scale: float | None = None
@@ -146,15 +153,48 @@ def of_run(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
         ValueError: the run is of a model that was made in code.
     """
     arguments = found["denoiser"].get("arguments", {})
+    text = arguments.get("encoder") if found["denoiser"].get("class") == "denoisers.Prompted" else None
+    arguments = arguments["denoiser"]["arguments"] if text else arguments
+    if "codec" in arguments and "arguments" in found["objective"]:
+        return _of_codec(found, arguments["codec"])
+    if "pair" in arguments:
+        return _of_pair(found, arguments["pair"]["arguments"])
     if not {"network", "process"} <= set(arguments) or "arguments" not in found["objective"]:
         raise ValueError(
             f"{str(path)!r}: the run of a model made in code, which a configuration cannot rebuild; go on from there"
         )
+    process = arguments["process"]
     return {
         "data": found.get("data", {}).get("options") or {},
+        **({"text": text} if text else {}),
         "network": _flat(arguments["network"]),
-        "process": _flat(arguments["process"]),
+        "process": _flat(
+            process["arguments"]["process"] if process["class"] == "spaces.Encoded" else process
+        ),
         **{k: arguments[k] for k in ("prediction", "scale") if k in arguments},
+        "objective": _flat(found["objective"]),
+        "training": found["training"],
+    }
+
+
+def _of_codec(found: Mapping[str, Any], codec: dict[str, Any]) -> dict[str, Any]:
+    """The run of a reconstructor, in the words of this schema."""
+    said = _flat(codec)
+    return {
+        "data": found.get("data", {}).get("options") or {},
+        "network": said.pop("network"),
+        "codec": said,
+        "objective": _flat(found["objective"]),
+        "training": found["training"],
+    }
+
+
+def _of_pair(found: Mapping[str, Any], pair: dict[str, Any]) -> dict[str, Any]:
+    """The run of a text and an image tower, in the words of this schema."""
+    return {
+        "data": found.get("data", {}).get("options") or {},
+        "text": pair["text"],
+        "network": _flat(pair["image"]),
         "objective": _flat(found["objective"]),
         "training": found["training"],
     }

@@ -55,7 +55,7 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out data: loss by noise level, distances, accuracy, memorisation."""
     from ornstein.data import load as load_data
-    from ornstein.zoo import data_of, load
+    from ornstein.zoo import card, data_of, load
 
     from .config import overrides
     from .paths import check_file, write
@@ -68,6 +68,8 @@ def evaluate(
     path = check_file(out, (".json",), force) if out else _in_run(Path(model))
     dataset = load_data(name, **overrides(set_ or []))
     _check_same(denoiser, dataset)
+    if guidance is None and "text" in denoiser.fields:
+        guidance = card(model).get("guidance")
     found = measured(
         denoiser, dataset, n, guidance, seed, steps=steps, solver=solver_named(solver), grid=grid
     )
@@ -83,10 +85,11 @@ def _in_run(folder: Path) -> Path | None:
 
 
 def _check_same(denoiser: Any, dataset: Any) -> None:
-    if denoiser.shape is not None and denoiser.shape != dataset.shape:
-        raise ValueError(
-            f"--data: samples of {dataset.name!r} are {dataset.shape}, the model's are {denoiser.shape}"
-        )
+    from .results import shape_of_samples
+
+    shape = shape_of_samples(denoiser)
+    if shape is not None and shape != dataset.shape:
+        raise ValueError(f"--data: samples of {dataset.name!r} are {dataset.shape}, the model's are {shape}")
 
 
 def measured(
@@ -113,7 +116,8 @@ def show(found: Measured, model: str, data: str) -> None:
         say(f"samples that equal a training sample: {found.duplicates}")
     edges = [f"{a:.3g} to {b:.3g}" for a, b in zip(found.edges, found.edges[1:], strict=False)]
     levels = zip(edges, (f"{loss:.4g}" for loss in found.losses), strict=True)
-    columns("held-out loss by noise level", (found.clock, "loss"), levels)
+    if found.losses:
+        columns("held-out loss by noise level", (found.clock, "loss"), levels)
 
 
 def _interval(estimate: Any) -> str:

@@ -6,8 +6,8 @@ generated, against the same held-out samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +15,12 @@ from torch import Tensor
 
 from ornstein import metrics
 from ornstein.core import Denoiser, Tree
+from ornstein.denoisers import Reconstructor
 from ornstein.metrics import Estimate
 from ornstein.objectives import Denoising
+from ornstein.training import encoded
 from ornstein.training.evaluation import HeldOut
+from ornstein.training.source import tokenised
 
 __all__ = ["Measured", "Row", "Seen", "alike", "measure"]
 
@@ -109,12 +112,16 @@ def measure(
     if len(data.held_out) < 2:
         raise ValueError(f"data: {data.name!r} holds out {len(data.held_out)} samples, at least 2 are needed")
     count = min(len(data.held_out), _MOST) if count is None else count
+    if isinstance(model, Reconstructor):
+        return _of_reconstructions(model, data, count)
     held_out = _spread(data.held_out, max(count, min(len(data.held_out), _MOST)))
     found = Measured(count)
-    fields = _wanted(model, held_out, count)
+    fields = _wanted(model, data, held_out, count)
     _by_level(found, model, data)
-    samples = Seen.of(draw(count, fields), {k: torch.tensor(v) for k, v in fields.items()}, bool(fields))
+    labels = {"label": torch.tensor(fields["label"])} if "label" in fields else {}
+    samples = Seen.of(draw(count, fields), labels, bool(fields))
     if held_out.x.is_floating_point():
+        _of_prompts(found, data, samples, held_out, fields)
         _of_states(found, data, samples, held_out, seed)
         _of_conditionals(found, model, data, held_out, draw)
     else:
@@ -122,22 +129,33 @@ def measure(
     return found
 
 
-def _wanted(model: Denoiser, held_out: Seen, count: int) -> dict[str, Any]:
-    """Labels as the held-out samples have them, where the model reads them."""
+def _wanted(model: Denoiser, data: Any, held_out: Seen, count: int) -> dict[str, Any]:
+    """Labels or texts as the held-out samples have them, where the model reads them."""
+    rows = torch.arange(count) % len(held_out.x)
+    if "text" in model.fields and data.held_out.texts is not None:
+        texts = [data.held_out.texts[i] for i in _indices(data.held_out, len(held_out.x)).tolist()]
+        return {"text": [texts[i] for i in rows.tolist()]}
     if "label" not in model.fields or held_out.labels is None:
         return {}
-    return {"label": held_out.labels[torch.arange(count) % len(held_out.x)].tolist()}
+    return {"label": held_out.labels[rows].tolist()}
 
 
 def _spread(split: Any, count: int) -> Seen:
-    count = min(count, len(split))
-    batch = split.batch(torch.arange(count) * len(split) // count)
+    batch = split.batch(_indices(split, count))
     return Seen.of(batch["x_0"], batch["fields"])
 
 
+def _indices(split: Any, count: int) -> Tensor:
+    """`count` rows, or all if there are fewer, evenly spread."""
+    count = min(count, len(split))
+    return torch.arange(count) * len(split) // count
+
+
 def _by_level(found: Measured, model: Denoiser, data: Any) -> None:
-    accepted = model.fields | model.process.fields
-    held = HeldOut(data.held_out, Denoising(drop=0.0), model.process, accepted, torch.device("cpu"), _BATCH)
+    accepted, codec = model.fields | model.process.fields, getattr(model.process, "codec", None)
+    seen = replace(data, train=data.held_out)  # only these are read
+    seen = tokenised(seen if codec is None else encoded(seen, codec), model)
+    held = HeldOut(seen.held_out, Denoising(drop=0.0), model.process, accepted, torch.device("cpu"), _BATCH)
     found.clock, found.edges, found.losses = held.clock, held.edges, held.losses(model)
 
 
@@ -160,6 +178,47 @@ def _of_states(found: Measured, data: Any, samples: Seen, held_out: Seen, seed: 
     # in few dimensions, near is no sign of a copy
     found.duplicates = near.duplicates if train.x[0].numel() >= 16 else None
     found.rows.append(Row("nearest training distance over that of held-out data", near.ratio, None, "near 1"))
+
+
+_SHOWN = (
+    "binding",
+    "count",
+    "relation",
+    "place",
+    "size",
+    "texture",
+    "style",
+    "background",
+    "success",
+    "readable",
+)
+
+
+def _of_prompts(
+    found: Measured, data: Any, samples: Seen, held_out: Seen, fields: Mapping[str, Sequence[str]]
+) -> None:
+    """Whether scenes show what their prompts ask for, beside the pictures that the prompts were written of."""
+    if data.name != "scenes" or "text" not in fields:
+        return
+    texts, real = fields["text"], held_out.x[torch.arange(len(samples.x)) % len(held_out.x)]
+    own, reference = (metrics.scene_score(texts, x).estimates() for x in (samples.x, real))
+    found.rows += [Row(name, own[name], reference[name], "high") for name in _SHOWN if name in own]
+
+
+def _of_reconstructions(model: Reconstructor, data: Any, count: int) -> Measured:
+    """How near a codec's images are to those it was given, and of scenes what is read in either."""
+    chosen = _indices(data.held_out, count)
+    x = data.held_out.batch(chosen)["x_0"]
+    with torch.no_grad():
+        y = torch.cat([model(part, 0.0).mean for part in x.split(_BATCH)]).clamp(-1, 1)
+    found = Measured(len(x))
+    near = {"PSNR of reconstructions (dB)": metrics.psnr, "SSIM of reconstructions": metrics.ssim}
+    found.rows = [Row(name, metrics.mean_estimate(score(y, x)), None, "high") for name, score in near.items()]
+    if data.name == "scenes":
+        scenes = data.held_out.scenes.rows(chosen)
+        own, reference = (metrics.scene_score(scenes, seen).estimates() for seen in (y, x))
+        found.rows += [Row(name, own[name], reference[name], "high") for name in _SHOWN if name in own]
+    return found
 
 
 def _of_conditionals(

@@ -16,7 +16,7 @@ from .screen import say
 if TYPE_CHECKING:
     from ornstein.core import Denoiser
 
-__all__ = ["Results"]
+__all__ = ["Results", "shape_of_samples"]
 
 _PICTURES, _ARRAYS, _TEXT = (".png",), (".npy", ".npz"), (".txt",)
 
@@ -36,7 +36,7 @@ class Results:
     """
 
     def __init__(self, denoiser: Denoiser, name: str, out: Path | None, force: bool) -> None:
-        self.shape, self.process = denoiser.shape, denoiser.process
+        self.shape, self.process = shape_of_samples(denoiser), denoiser.process
         self.leaf = self._picture_leaf()
         self.words = _are_words(name, denoiser)
         discrete = bool(self.process.discrete)
@@ -93,6 +93,17 @@ class Results:
         shapes = self.shape if isinstance(self.shape, dict) else {"": self.shape}
         parts = getattr(self.process, "parts", {"": self.process})
         return next((k for k, s in shapes.items() if _is_picture(s, parts[k])), None)
+
+
+def shape_of_samples(denoiser: Denoiser) -> Any:
+    """Of a sample as it comes out: that of a state, or of what a codec makes of one."""
+    import torch
+
+    if not hasattr(denoiser.process, "codec"):
+        return denoiser.shape
+    with torch.no_grad():
+        decoded = denoiser.process.readout(torch.zeros_like(denoiser.like(1)))
+    return tuple(decoded.shape[1:])
 
 
 def _is_picture(shape: Any, process: Any) -> bool:

@@ -31,6 +31,10 @@ GRIDS = ("log-snr", "karras", "uniform")
         ),
         ("ornstein sample words -n 100 --steps 8 --out words.txt", "discrete: ancestral steps"),
         ("ornstein sample digits-joint --given label=3 --out threes.npz", "one leaf of a tree state held"),
+        (
+            'ornstein sample scenes "a red circle left of two blue squares" --steps 15 --out out.png',
+            "pictures from words",
+        ),
         notes="[bold]Solvers[/bold] Without --solver a model that knows its data's Gaussian fit gets the most accurate "
         "sampler for that many calls, others what suits their process; discrete leaves always take ancestral steps. "
         "dpm++ is DPM-Solver++(2M); ddpm and ancestral are one. dpm and heun call the network twice a step, rk4 four "
@@ -41,8 +45,14 @@ def sample(
     model: Annotated[
         str, typer.Argument(help="A model that ships, a run or model folder, or a hub id owner/name.")
     ],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="What to draw, for models that read words; several take turns.", show_default=False
+        ),
+    ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", "--count", min=1, help="Samples; 16, or one for each label.")
+        int | None, typer.Option("-n", "--count", min=1, help="Samples; 16, or one for each label or prompt.")
     ] = None,
     steps: Annotated[int, typer.Option(help="Rows of the grid.")] = 10,
     solver: Annotated[str | None, typer.Option(help=f"{', '.join(SOLVERS)}.")] = None,
@@ -53,7 +63,10 @@ def sample(
     grid: Annotated[str | None, typer.Option(help=f"{', '.join(GRIDS)}.")] = None,
     label: Annotated[str | None, typer.Option(help="A class for all, or one each: 0,1,2.")] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Scale of classifier-free guidance; 1 is none.")
+        float | None,
+        typer.Option(
+            help="Scale of classifier-free guidance; 1 is none. With a prompt, what the model's card says."
+        ),
     ] = None,
     given: Annotated[
         list[str] | None,
@@ -70,14 +83,19 @@ def sample(
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Draw samples from a model and write them as pictures, arrays or text."""
-    from ornstein.zoo import load
+    from ornstein.zoo import card, load
 
     from .draw import Draw
     from .results import Results
 
     chosen = solver_named(solver, eta, stochasticity)
     labels, known = _labels(label, n), _given(given or [])
-    count = n or (len(labels) if isinstance(labels, list) else 16)
+    each = labels if isinstance(labels, list) else prompts if prompts and len(prompts) > 1 else [None] * 16
+    count = n or len(each)
+    fields: dict[str, Any] = {} if labels is None else {"label": labels}
+    if prompts:
+        fields["text"] = [prompts[i % len(prompts)] for i in range(count)]
+        guidance = card(model).get("guidance") if guidance is None else guidance
     denoiser = load(model, weights=weights)
     results = Results(denoiser, model, out, force)
     if guidance is not None:
@@ -85,7 +103,7 @@ def sample(
 
         denoiser = ClassifierFree(guidance)(denoiser)
     draw = Draw(denoiser, steps, chosen, grid, seed)
-    results.write(draw(count, {} if labels is None else {"label": labels}, known), labels)
+    results.write(draw(count, fields, known), labels)
     from .screen import say
 
     say(f"{count} samples in {draw.calls} network calls{results.where()}")

@@ -28,6 +28,7 @@ __all__ = ["configured", "train", "trained"]
         ),
         ("ornstein train x.npz --set network.width=48 --set process.class=rectified-flow", "other pieces"),
         ("ornstein train digits --config runs/first/config.yaml --out runs/again", "the same run anew"),
+        ("ornstein train scenes --preset text-to-image --out runs/scenes", "pictures from words"),
         notes="[bold]Configuration[/bold] data, network, process, prediction, scale, objective, training. What is not "
         "said follows from the data; an unknown name is answered with the nearest. The run folder keeps all of it.",
     )
@@ -66,14 +67,15 @@ def train(
     """
     from ornstein.data import load
 
-    from .assembly import assemble
+    from .assembly import assemble, coded
     from .config import overrides
 
     shortcuts = {"training": {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}}
     folder = _run_folder(out or Path("runs") / Path(data).stem, resume)
     said = configured(data, config, preset, [overrides(set_ or []), shortcuts], folder if resume else None)
     dataset = load(data, **(said.data.model_extra or {}))
-    assembled = assemble(said, dataset)
+    dataset, codec = coded(dataset, said.data.codec) if said.data.codec else (dataset, None)
+    assembled = assemble(said, dataset, codec)
     _announce(assembled, dataset, folder)
     _finish(trained(assembled, dataset, folder, resume), folder)
 
@@ -125,7 +127,8 @@ def _announce(assembled: Assembled, dataset: Any, folder: Path) -> None:
             "data": f"{len(dataset.train):,} samples of shape {dataset.shape}, {len(dataset.held_out):,} held out",
             "classes": len(dataset.classes) or None,
             "network": f"{said['network']['class']}, {count:,} parameters",
-            "process": said["process"]["class"],
+            "codec": said.get("codec", {}).get("class"),
+            "process": said.get("process", {}).get("class"),
             "prediction": said.get("prediction"),
             "training": f"{said['training']['steps']:,} steps of {said['training']['batch']:,} samples",
             "run folder": folder,
@@ -135,13 +138,16 @@ def _announce(assembled: Assembled, dataset: Any, folder: Path) -> None:
 
 def trained(assembled: Assembled, dataset: Any, folder: Path, resume: bool) -> Run:
     """Train what was assembled; an interrupt says how to go on."""
-    from ornstein.training import fit
+    from ornstein.denoisers import Reconstructor
+    from ornstein.training import fit, fit_codec
 
     from .screen import say
 
-    options = assembled.config["training"]
+    model, options = assembled.denoiser, {"out": folder, "resume": resume, **assembled.config["training"]}
     try:
-        return fit(assembled.denoiser, dataset, assembled.objective, out=folder, resume=resume, **options)
+        if isinstance(model, Reconstructor):
+            return fit_codec(model.codec, dataset, assembled.objective, **options)
+        return fit(model, dataset, assembled.objective, **options)
     except KeyboardInterrupt:
         again = "again" if resume else "with --resume"
         say(f"interrupted; the same command {again} goes on from the last checkpoint", stderr=True)
@@ -149,9 +155,14 @@ def trained(assembled: Assembled, dataset: Any, folder: Path, resume: bool) -> R
 
 
 def _finish(run: Run, folder: Path) -> None:
+    from ornstein.denoisers import Reconstructor
+
     from .screen import say
 
     losses = [line["held_out_loss"] for line in run.metrics if "held_out_loss" in line]
     if losses:
         say(f"held-out loss {losses[-1]:.4g}")
-    say(f"ready: ornstein sample {folder}    ornstein evaluate {folder}    ornstein info {folder}")
+    first = f"ornstein sample {folder}"
+    if isinstance(run.denoiser, Reconstructor):
+        first = f"ornstein train DATA --set data.codec={folder}"
+    say(f"ready: {first}    ornstein evaluate {folder}    ornstein info {folder}")

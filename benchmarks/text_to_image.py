@@ -1,0 +1,155 @@
+"""Whether the scenes model draws what its prompts ask for: by guidance scale and by number of steps.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.text_to_image [--model NAME] [--prompts N] [--table FILE] [--figure FILE]
+
+Prompts are captions of held-out scenes. The parser reads the pictures; what it reads in the true pictures of the same
+prompts stands beside them, and the same pictures under other samples' prompts are the level of chance.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ornstein as orn
+from ornstein import guides
+from ornstein.data import scenes as world
+from ornstein.metrics import Estimate, permuted_score, scene_score
+
+GUIDANCE = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+STEPS = (5, 10, 15, 25, 50)
+SEED = 2**24  # far from those that models are trained on
+SHOWN = (
+    "binding",
+    "swap",
+    "count",
+    "relation",
+    "texture",
+    "size",
+    "style",
+    "background",
+    "success",
+    "readable",
+)
+SETS: dict[str, dict[str, Any]] = {
+    "one object": {"most": 1, "combinations": "seen"},
+    "one object, of a pair never trained on": {"most": 1, "combinations": "unseen"},
+    "two kinds, one of each": {"most": 2, "combinations": "seen"},
+    "any scene": {"combinations": "seen"},
+}
+
+
+def prompts(name: str, count: int) -> tuple[list[str], world.Scenes]:
+    """Captions of `count` scenes of a set, and the scenes."""
+    drawn = world.draw_scenes(8 * count, SEED, world.World(**SETS[name]))
+    kept = torch.arange(8 * count)
+    if "two" in name:
+        kept = kept[(drawn.group.amax(1) == 1) & (drawn.counts == 2)]
+    scenes = drawn.rows(kept[:count])
+    return [caption.text for caption in world.captions(scenes, SEED)], scenes
+
+
+def drawn_for(model: Any, texts: list[str], guidance: float, steps: int) -> torch.Tensor:
+    """Pictures of the texts, one each; picture i has the noise of seed i."""
+    guided = guides.ClassifierFree(guidance)(model) if guidance != 1 else model
+    parts = torch.arange(len(texts)).split(100)
+    return torch.cat(
+        [
+            orn.sample(guided, len(p), steps=steps, seed=p.tolist(), text=[texts[i] for i in p.tolist()])
+            for p in parts
+        ]
+    )
+
+
+def cell(estimate: Estimate | None) -> str:
+    """In per cent."""
+    if estimate is None:
+        return ""
+    return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def table(model: Any, count: int, guidance: float, steps: int) -> list[str]:
+    """All scores of all sets, beside the true pictures and the level of chance."""
+    lines = [f"| prompts | pictures | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
+    for name in SETS:
+        texts, scenes = prompts(name, count)
+        made = drawn_for(model, texts, guidance, steps)
+        real = scene_score(texts, world.render(scenes))
+        for what, score in (
+            ("drawn", scene_score(texts, made)),
+            ("true", real),
+            ("drawn, other prompts", permuted_score(texts, made)),
+        ):
+            found = score.estimates()
+            lines.append(f"| {name} | {what} | {' | '.join(cell(found.get(s)) for s in SHOWN)} |")
+            print(lines[-1], flush=True)
+    return lines
+
+
+def curves(model: Any, count: int, guidance: float, steps: int) -> tuple[list[str], dict[str, Any]]:
+    """Binding by guidance scale and by number of steps."""
+    swept: dict[str, Any] = {}
+    lines = [f"| | {' | '.join(SETS)} |", "|---" * (len(SETS) + 1) + "|"]
+    pairs = [("guidance", w, w, steps) for w in GUIDANCE] + [("steps", n, guidance, n) for n in STEPS]
+    for kind, value, scale, rows in pairs:
+        cells = []
+        for name in SETS:
+            texts, _ = prompts(name, count)
+            estimate = scene_score(texts, drawn_for(model, texts, scale, rows)).estimate("binding")
+            swept.setdefault((kind, name), []).append((value, estimate))
+            cells.append(cell(estimate))
+        lines.append(f"| {kind} {value:g} | {' | '.join(cells)} |")
+        print(lines[-1], flush=True)
+    return lines, swept
+
+
+def draw_figure(swept: dict[str, Any], path: Path) -> None:
+    """Two panels: against guidance, against steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
+    for panel, kind in zip(panels, ("guidance", "steps"), strict=True):
+        for name in SETS:
+            values, estimates = zip(*swept[kind, name], strict=True)
+            shown = [100 * e.value for e in estimates]
+            spread = [
+                [100 * (e.value - e.low) for e in estimates],
+                [100 * (e.high - e.value) for e in estimates],
+            ]
+            panel.errorbar(values, shown, spread, marker="o", markersize=3, capsize=2, label=name)
+        panel.set_xlabel(kind)
+    panels[1].set_xscale("log")
+    panels[0].set_ylabel("binding, %")
+    panels[0].legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Print the tables; write them and the figure where asked to."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="scenes")
+    parser.add_argument("--prompts", type=int, default=300)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--figure", type=Path)
+    asked = parser.parse_args()
+    model = orn.load(asked.model)
+    scores = table(model, asked.prompts, asked.guidance, asked.steps)
+    swept, points = curves(model, asked.prompts, asked.guidance, asked.steps)
+    if asked.table:
+        asked.table.write_text("\n".join([*scores, "", *swept, ""]), "utf-8")
+    if asked.figure:
+        draw_figure(points, asked.figure)
+
+
+if __name__ == "__main__":
+    main()
