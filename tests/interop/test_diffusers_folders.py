@@ -205,6 +205,25 @@ def test_weights_that_were_converted_are_read(tmp_path: Path) -> None:
         assert torch.equal(other(x, 0.1).mean, model.eval()(x, 0.1).mean)
 
 
+@torch.no_grad()
+def test_a_network_of_edm_is_told_its_own_level() -> None:
+    """The wrapper on the docs page: D = c_skip x + c_out F(c_in x, log(sigma) / 4), as of 2206.00364, table 1."""
+    net = tiny.seeded(networks.UNet, channels=3, width=8, multipliers=(1,))
+
+    class Theirs(torch.nn.Module):
+        fields = frozenset()
+
+        def forward(self, x: Any, level: Any, condition: Any = None) -> Any:
+            return net(x, -level / 4, None)
+
+    model = denoisers.NetworkDenoiser(Theirs(), processes.EDM(), "edm", shape=(3, 8, 8), scale=0.5)
+    for sigma in (0.02, 1.0, 70.0):
+        x, power = sigma * torch.randn(2, 3, 8, 8), sigma**2 + 0.25
+        output = net(x / power**0.5, torch.full((2,), sigma).log() / 4, None)
+        expected = 0.25 / power * x + 0.5 * sigma / power**0.5 * output
+        assert gap(model(x, sigma / 80.0).mean, expected) < 1e-5
+
+
 def test_single_files_of_the_original_layout_have_another_way(tmp_path: Path) -> None:
     (tmp_path / "sd.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match="from_single_file"):

@@ -16,7 +16,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 import diffusers
 
 import ornstein as orn
-from ornstein import interop, spaces
+from ornstein import adapters, interop, spaces
 from ornstein.core import Condition, Sampler
 from ornstein.guides import ClassifierFree
 from ornstein.solvers import DDIM
@@ -272,6 +272,23 @@ def test_flux(config: dict[str, Any]) -> None:
     assert gap(shown(found), expected) < 1e-4
 
 
+@pytest.mark.parametrize(
+    "make", [tiny.stable_diffusion_xl, lambda: tiny.stable_diffusion_3(use_dynamic_shifting=True), tiny.flux]
+)
+def test_samples_of_another_size(make: Any) -> None:
+    """Which Stable Diffusion XL is told, on which positions depend, and shifts of the schedule."""
+    pipe = make()
+    pipe.set_progress_bar_config(disable=True)
+    model = interop.from_diffusers(pipe)
+    model.shape = (tiny.CHANNELS, 8, 4)
+    x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(2))
+    packed = pipe._pack_latents(x, 2, *model.shape) if isinstance(pipe, diffusers.FluxPipeline) else x
+    options = {"num_inference_steps": 4, "guidance_scale": 1.0, "output_type": "pt"}
+    expected = pipe(TEXTS, latents=packed, height=16, width=8, **options).images
+    told = {"guidance": 1.0} if "guidance" in model.fields else {}
+    assert gap(shown(ours(model, x, 4, text=TEXTS, **told)), expected) < 1e-4
+
+
 def test_flux_is_told_3_and_a_half_unless_something_is_said() -> None:
     model = denoiser("Flux")
     default, said, other = (
@@ -370,6 +387,42 @@ def test_guidance_is_one_call_and_text_is_encoded_once_a_run(name: str) -> None:
     assert len(encoder.rows) == 3  # which is kept
 
 
+def test_text_is_encoded_in_full_precision_while_a_network_trains_in_half() -> None:
+    model = interop.from_diffusers(tiny.stable_diffusion())
+    ids = model.tokenise("text", TEXTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced, null = model.text(ids), model.text.null(ids)
+    assert torch.equal(reduced["tokens"], model.text(ids)["tokens"])
+    assert torch.equal(null["tokens"], model.text(model.tokenise("text", [""]))["tokens"])
+
+
+# ----------------------------------------------------------------------------------- adapters
+
+
+def test_lora_weights_in_the_pipeline_act_here_too() -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    pipe, x = tiny.stable_diffusion(), start()
+    pipe.set_progress_bar_config(disable=True)
+    before = ours(interop.from_diffusers(pipe), x, 2, text=TEXTS)
+    config = peft.LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    pipe.unet.add_adapter(config)
+    found = ours(interop.from_diffusers(pipe), x, 2, text=TEXTS)
+    assert gap(found, before) > 1e-4
+    assert gap(shown(found), theirs(pipe, x, 2, prompt=TEXTS, guidance_scale=1.0)) < 1e-4
+
+
+def test_our_adapters_go_into_their_networks() -> None:
+    model, x = interop.from_diffusers(tiny.stable_diffusion()), start()
+    before = ours(model, x, 2, text=TEXTS)
+    layers = adapters.adapt(model.network, ["to_q", "to_v"], rank=2)
+    assert len(layers) > 4
+    assert gap(ours(model, x, 2, text=TEXTS), before) < 1e-6
+    ids = model.tokenise("text", TEXTS)
+    model(x, 0.5, Condition({"text": ids})).mean.square().sum().backward()
+    learned = [name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()]
+    assert learned and all("lora_B" in name for name in learned)  # A has no gradient while B is zero
+
+
 # ------------------------------------------------------------------------------------- labels
 
 
@@ -437,6 +490,13 @@ def test_states_stay_in_float32_beside_a_network_in_half() -> None:
 # ----------------------------------------------------------------------------------- refusals
 
 
+def refiner() -> Any:
+    parts = {k: v for k, v in pipeline("Stable Diffusion XL").components.items() if v is not None}
+    return diffusers.StableDiffusionXLImg2ImgPipeline(
+        **parts, requires_aesthetics_score=True, add_watermarker=False
+    )
+
+
 @pytest.mark.parametrize(
     "make, match",
     [
@@ -448,6 +508,7 @@ def test_states_stay_in_float32_beside_a_network_in_half() -> None:
         (lambda: {"unet": tiny.vae(), "scheduler": tiny.ddim()}, "network of diffusers 'AutoencoderKL'"),
         (lambda: {"unet": tiny.unet()}, "scheduler: nothing says which"),
         (lambda: {"scheduler": tiny.ddim()}, "expected a network"),
+        (lambda: refiner(), "refiner"),
         (
             lambda: {"unet": tiny.unet(), "scheduler": tiny.ddim(rescale_betas_zero_snr=True)},
             "zero terminal SNR",
@@ -467,11 +528,29 @@ def test_what_is_not_read_is_refused(make: Any, match: str) -> None:
         interop.from_diffusers(make())
 
 
+@pytest.mark.parametrize(
+    "kind",
+    "DDPM PNDM EulerDiscrete EulerAncestralDiscrete HeunDiscrete LMSDiscrete DPMSolverMultistep UniPCMultistep".split(),
+)
+def test_the_table_of_every_scheduler_is_read(kind: str) -> None:
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(**betas)
+    model = interop.from_diffusers({"unet": smallest(), "scheduler": scheduler})
+    expected = tiny.ddim().alphas_cumprod.double()
+    times = (torch.arange(1000, dtype=torch.float64) + 1) / 1000
+    assert torch.allclose(model.process.at(times).alpha ** 2, expected, rtol=1e-6)
+    assert len(interop.pipeline_grid(model, 10)) == 10
+
+
 def test_the_grid_is_of_models_of_diffusers() -> None:
     with pytest.raises(ValueError, match="one of load_diffusers"):
         interop.pipeline_grid(orn.load("digits"), 10)
     with pytest.raises(ValueError, match="steps"):
         interop.pipeline_grid(denoiser("unconditional"), 0)
+    model = interop.from_diffusers(tiny.stable_diffusion_3())
+    model.scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
+    with pytest.raises(ValueError, match="FlowMatchHeun"):
+        interop.pipeline_grid(model, 10)
 
 
 def test_the_table_is_met_exactly_and_falls_between() -> None:

@@ -43,11 +43,11 @@ def clip_tokenizer(length: int = LENGTH) -> Any:
     vocabulary = {
         piece: i for i, piece in enumerate(dict.fromkeys(["!", *pieces, "<|startoftext|>", "<|endoftext|>"]))
     }
-    folder = Path(tempfile.mkdtemp())
-    (folder / "vocab.json").write_text(json.dumps(vocabulary))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *dict.fromkeys(merges)]) + "\n")
-    files = str(folder / "vocab.json"), str(folder / "merges.txt")
-    return transformers.CLIPTokenizer(*files, model_max_length=length)
+    with tempfile.TemporaryDirectory() as name:
+        words, rules = Path(name) / "vocab.json", Path(name) / "merges.txt"
+        words.write_text(json.dumps(vocabulary))
+        rules.write_text("\n".join(["#version: 0.2", *dict.fromkeys(merges)]) + "\n")
+        return transformers.CLIPTokenizer(str(words), str(rules), model_max_length=length)
 
 
 def clip(tokenizer: Any, width: int = 16, projected: bool = False, seed: int = 1) -> Any:

@@ -240,6 +240,10 @@ def _text_encoders(
     parts = {n: components.get(n) for n in ("text_encoder", "text_encoder_2", "text_encoder_3")}
     if encoding is None or not any(part is not None for part in parts.values()):
         return None
+    if settings.get("requires_aesthetics_score"):
+        raise ValueError(
+            "pipeline: a refiner of Stable Diffusion XL, which is told a score, is not read here"
+        )
     if encoding != "three":  # only Stable Diffusion 3 does without one
         parts = {n: part for n, part in parts.items() if part is not None}
     config: Any = network.config

@@ -33,7 +33,10 @@ def _text_unet(network: Any, x: Tensor, told: Tensor, given: Given) -> Tensor:
 def _sizes(x: Tensor, pixels: int) -> Tensor:
     """Original size, crop and target size of Stable Diffusion XL, (B, 6): uncropped images of the size asked for."""
     height, width = (pixels * side for side in x.shape[-2:])
-    return x.new_tensor([height, width, 0, 0, height, width]).expand(len(x), 6)
+    numbers = (height, width, 0, 0, height, width)
+    return torch.stack(
+        [x.new_full((len(x),), v) for v in numbers], 1
+    )  # filled where x is: copying would wait for it
 
 
 def _dit(network: Any, x: Tensor, told: Tensor, given: Given) -> Tensor:

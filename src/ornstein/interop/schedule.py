@@ -118,7 +118,8 @@ def pipeline_grid(model: Any, steps: int) -> TimeGrid:
         steps: as `num_inference_steps`.
 
     Raises:
-        ValueError: the model is not of diffusers, or its scheduler refuses so many steps.
+        ValueError: the model is not of diffusers, its scheduler refuses so many steps, or it is a flow's other than
+            FlowMatchEulerDiscreteScheduler.
     """
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"steps: expected an integer of at least 1, got {steps!r}")
@@ -150,7 +151,11 @@ def _table_grid(model: Scheduled, steps: int) -> TimeGrid:
 
 def _flow_grid(model: Scheduled, steps: int) -> TimeGrid:
     scheduler, options = model.scheduler, {}
-    config = scheduler.config
+    name, config = type(scheduler).__name__, scheduler.config
+    if name != "FlowMatchEulerDiscreteScheduler":
+        raise ValueError(
+            f"model: its scheduler {name} has other times than a grid; give load_diffusers a scheduler="
+        )
     if config.get("use_dynamic_shifting"):
         tokens = math.prod(model.shape[1:]) // model.patch**2
         slope = (config.max_shift - config.base_shift) / (

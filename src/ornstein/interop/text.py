@@ -102,7 +102,10 @@ class TextEncoders(nn.Module):
         """Features of ids (B, L); a text that stands in several rows is encoded once."""
         rows, back = torch.unique(ids, dim=0, return_inverse=True)
         parts = rows.split(self.lengths, 1)
-        found = ENCODINGS[self.encoding](list(self.encoders), parts, self.width)
+        with torch.autocast(
+            ids.device.type, enabled=False
+        ):  # frozen as they are, also where a network trains in bf16
+            found = ENCODINGS[self.encoding](list(self.encoders), parts, self.width)
         tokens = found["tokens"]
         found["mask"] = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return {name: value[back] for name, value in found.items()}
