@@ -17,7 +17,7 @@ help: ## Show this list.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(INSTALL) --editable ".[dev,docs,diffusers,hub,likelihood,tensorboard,transport,video]"
+	@$(INSTALL) --editable ".[dev,docs,diffusers,hub,likelihood,tensorboard,text,transport,video]"
 	@touch $@
 
 $(PEERS): $(INSTALLED)

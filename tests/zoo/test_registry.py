@@ -107,12 +107,16 @@ def test_the_recipes_of_the_models_ship() -> None:
 @pytest.mark.parametrize("name", zoo.models())
 def test_a_model_that_ships_has_a_recipe_a_card_and_a_modest_size(name: str) -> None:
     folder = zoo.folder_of(name)
-    assert (folder / "model.safetensors").stat().st_size < 2_000_000
+    assert (folder / "model.safetensors").stat().st_size < 10_000_000
     assert (folder / "README.md").is_file()
     card = json.loads((folder / "card.json").read_text())
     assert card["data"]
     assert name in zoo.recipes()
     model = orn.load(name)
+    if isinstance(model, denoisers.Matcher):
+        with pytest.raises(TypeError, match="no posterior to sample from"):
+            orn.sample(model, 2, steps=3)
+        return
     drawn = orn.sample(model, 2, steps=3)
     parts = drawn.values() if isinstance(drawn, dict) else [drawn]
     assert all(torch.isfinite(part).all() for part in parts)

@@ -17,6 +17,7 @@ from ornstein import metrics
 from ornstein.core import Denoiser, Tree
 from ornstein.denoisers import Reconstructor
 from ornstein.metrics import Estimate
+from ornstein.metrics.scenes import mean_estimate
 from ornstein.objectives import Denoising
 from ornstein.training import encoded
 from ornstein.training.evaluation import HeldOut
@@ -213,7 +214,7 @@ def _of_reconstructions(model: Reconstructor, data: Any, count: int) -> Measured
         y = torch.cat([model(part, 0.0).mean for part in x.split(_BATCH)]).clamp(-1, 1)
     found = Measured(len(x))
     near = {"PSNR of reconstructions (dB)": metrics.psnr, "SSIM of reconstructions": metrics.ssim}
-    found.rows = [Row(name, metrics.mean_estimate(score(y, x)), None, "high") for name, score in near.items()]
+    found.rows = [Row(name, mean_estimate(score(y, x)), None, "high") for name, score in near.items()]
     if data.name == "scenes":
         scenes = data.held_out.scenes.rows(chosen)
         own, reference = (metrics.scene_score(scenes, seen).estimates() for seen in (y, x))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Blocks", "from_patches", "per_axis", "to_patches"]
+__all__ = ["Blocks", "folded", "from_patches", "per_axis", "to_patches", "unfolded"]
 
 
 def per_axis(given: int | Sequence[int], dims: int, name: str) -> tuple[int, ...]:
@@ -49,6 +49,21 @@ def from_patches(tokens: Tensor, patch: Sequence[int], sizes: Sequence[int], sha
     for axis, n in enumerate(shape):
         x = x.narrow(2 + axis, 0, n)
     return x
+
+
+def folded(x: Tensor, patch: int) -> Tensor:
+    """(B, C, *size) -> (B, C patch^dims, *size / patch): squares of pixels as channels; zeros fill up sizes."""
+    if patch == 1:
+        return x
+    tokens, sizes = to_patches(x, (patch,) * (x.ndim - 2))
+    return tokens.transpose(1, 2).reshape(len(x), -1, *sizes)
+
+
+def unfolded(x: Tensor, patch: int, shape: Sequence[int]) -> Tensor:
+    """The inverse: (B, C patch^dims, *size / patch) -> (B, C, *shape), what was filled up cut off."""
+    if patch == 1:
+        return x
+    return from_patches(x.flatten(2).transpose(1, 2), (patch,) * len(shape), x.shape[2:], shape)
 
 
 class Blocks:

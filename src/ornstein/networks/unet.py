@@ -17,6 +17,7 @@ from ornstein.core import Module, suggest
 from .attention import CrossAttention, SelfAttention
 from .checks import check_level, check_positive
 from .embedding import Conditioning, TextTokens
+from .patches import folded, unfolded
 
 if TYPE_CHECKING:
     from ornstein.core import Condition
@@ -163,6 +164,7 @@ class UNet(Module):
         dropout: share of activations dropped in training.
         text: features of a text's tokens, or None. With them it reads `condition["text"]`, see `TextTokens`, where
             there is attention.
+        patch: pixels a side that are folded into channels first, so that the finest level is that much smaller.
 
     Raises:
         ValueError: an argument out of range, or an input that does not fit.
@@ -180,29 +182,31 @@ class UNet(Module):
         out_channels: int | None = None,
         dropout: float = 0.0,
         text: int | None = None,
+        patch: int = 1,
     ) -> None:
         super().__init__()
-        check_positive(channels=channels, width=width, multipliers=multipliers, blocks=blocks)
+        check_positive(channels=channels, width=width, multipliers=multipliers, blocks=blocks, patch=patch)
         check_positive(labels=labels, out_channels=out_channels, text=text)
         if text is not None and not attention:
             raise ValueError("text: is read where there is attention, and `attention` names no level")
         _check_levels(dims, multipliers, attention)
         conv, widths = CONVOLUTIONS[dims], [width * m for m in multipliers]
         self.channels, self.dims, self.labels, self.features = channels, dims, labels, widths[-1]
+        self.patch, points = patch, patch**dims
         self.conditioning = Conditioning(4 * width, labels)
         read = None if text is None else 4 * width
         down, up = (
             [Stage(w, blocks, i in attention, 4 * width, dims, dropout, read) for i, w in enumerate(widths)]
             for _ in range(2)
         )
-        self.stem = conv(channels, widths[0], 3, padding=1)
+        self.stem = conv(channels * points, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(down)
         self.down = nn.ModuleList(conv(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.middle = up.pop()
         self.up = nn.ModuleList(conv(a, b, 1) for a, b in pairwise(reversed(widths)))
         self.decoder = nn.ModuleList(reversed(up))
         self.norm = group_norm(widths[0])
-        self.out = zeroed(conv(widths[0], out_channels or channels, 3, padding=1))
+        self.out = zeroed(conv(widths[0], (out_channels or channels) * points, 3, padding=1))
         self.text = None if text is None else TextTokens(text, 4 * width)
 
     @property
@@ -247,15 +251,15 @@ class UNet(Module):
         if x.ndim != self.dims + 2 or x.shape[1] != self.channels:
             axes = ", ".join(["B", str(self.channels), *"DHW"[3 - self.dims :]])
             raise ValueError(f"x: expected shape ({axes}), got {tuple(x.shape)}")
-        c = F.silu(c)
-        skips = [x := self.encoder[0](self.stem(x), c, text)]
+        c, shape = F.silu(c), x.shape[2:]
+        skips = [x := self.encoder[0](self.stem(folded(x, self.patch)), c, text)]
         for down, stage in zip(self.down, self.encoder[1:], strict=True):
             skips.append(x := stage(down(x), c, text))
         x = middle = self.middle(skips.pop(), c, text)
         for up, stage in zip(self.up, self.decoder, strict=True):
             skip = skips.pop()
             x = stage(skip + F.interpolate(up(x), size=skip.shape[2:]), c, text)
-        return self.out(F.silu(self.norm(x))), middle
+        return unfolded(self.out(F.silu(self.norm(x))), self.patch, shape), middle
 
 
 def _replaced(module: Any, path: Sequence[str], new: nn.Module) -> Any:

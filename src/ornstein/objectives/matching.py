@@ -43,6 +43,9 @@ class TextImageMatching(Objective):
 
     fields = frozenset({"twin_image", "twin_text"})
 
+    def __init__(self) -> None:
+        super().__init__()  # a constructor of its own: it takes nothing
+
     def forward(self, model: Any, batch: dict[str, Any], noise: Noise) -> Losses:
         """The loss of one batch; `model` has a `pair`."""
         if not hasattr(model, "pair"):
