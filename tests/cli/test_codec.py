@@ -11,7 +11,8 @@ import ornstein as orn
 from ornstein import data, denoisers, metrics, spaces
 
 SMALL = (
-    "--set codec.class=autoencoder-codec --set network.latent=2 --set network.factor=2 --set network.width=4 "
+    "--set codec.class=autoencoder-codec --set network.class=autoencoder --set objective.class=reconstruction "
+    "--set network.latent=2 --set network.factor=2 --set network.width=4 "
     "--set training.batch=16 --set training.warmup=0 --set training.checkpoint_every=3 "
     "--set training.evaluate_every=6 --set training.report_every=3"
 )
@@ -34,7 +35,7 @@ def test_a_codec_is_trained_and_calibrated(trained):
     x = data.load("digits").train.batch(torch.arange(1024))["x_0"]
     own = model.codec.law(x.float())
     spread = own.mean.var(correction=0) + own.scale.square().mean()
-    assert float(spread.sqrt() / model.codec.scale) == pytest.approx(1, abs=1e-4)
+    assert float((spread.sqrt() / model.codec.scale).detach()) == pytest.approx(1, abs=1e-4)
     losses = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert {"loss/pixels", "loss/gradients", "loss/regular"} <= set(losses[0])
 
@@ -76,8 +77,14 @@ def test_vector_quantised_ones_too(call, tmp_path):
     [
         ("--set codec.class=autoencodercodec --set codec.kind=kll", "Did you mean 'kl'"),
         ("--set codec.class=linear", "unknown codec.class 'linear'"),
-        ("--set codec.class=AutoencoderCodec --set network.factor=3", "factor: expected one of"),
-        ("--set codec.class=AutoencoderCodec --set network.wide=3", "network.wide"),
+        (
+            "--set codec.class=AutoencoderCodec --set network.class=Autoencoder --set network.factor=3",
+            "factor: expected one of",
+        ),
+        (
+            "--set codec.class=AutoencoderCodec --set network.class=Autoencoder --set network.wide=3",
+            "network.wide",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(said, message, refused):

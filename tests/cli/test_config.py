@@ -10,6 +10,7 @@ from ornstein.cli.assembly import assemble, scale_of
 from ornstein.cli.classes import accepted, made
 from ornstein.cli.config import Config, Part, check, layered, overrides, read
 from ornstein.cli.train import configured
+from ornstein.data.load import BUILT_IN
 from ornstein.training import fit
 from ornstein.zoo import recipes
 
@@ -75,12 +76,14 @@ def test_classes_are_named_as_people_write_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", recipes())
 def test_a_recipe_assembles_for_the_data_of_its_name(name: str) -> None:
-    said = configured(name, None, name, [], None)
-    model, objective, record = assemble(said, data.load(name))
+    known = name if name in BUILT_IN else "scenes"
+    said = configured(known, None, name, [{"data": {"count": 8}} if known == "scenes" else {}], None)
+    dataset = data.load(known, **(said.data.model_extra or {}))
+    model, objective, record = assemble(said, dataset)
     assert record["training"]["steps"] == said.training.steps
     parts = getattr(model.process, "parts", {"": model.process})
     assert {k: p.spec() for k, p in parts.items()}  # it can be written as JSON
-    again = assemble(check(Config, record), data.load(name))
+    again = assemble(check(Config, record), dataset)
     assert again.denoiser.spec() == model.spec()
     assert again.objective.spec() == objective.spec()
 

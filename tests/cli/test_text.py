@@ -34,7 +34,8 @@ def parts(tmp_path_factory):
     denoisers.Matcher(towers, (3, 32, 32)).save_pretrained(folder / "text")
     small = (
         f"--preset text-to-image --set data.codec={folder / 'codec'} --set text={folder / 'text'} "
-        "--set data.count=64 --set network.width=16 --set network.multipliers=[1,1] --set network.attention=[1] "
+        "--set data.count=64 --set data.size=32 --set network.width=16 --set network.multipliers=[1,1] "
+        "--set network.attention=[1] "
         "--set training.batch=8 --set training.checkpoint_every=2 --set training.evaluate_every=0 "
         "--set training.sample_every=4 --set training.report_every=2 --set training.warmup=0"
     )
@@ -117,6 +118,13 @@ def test_a_run_of_codes_goes_on_to_the_same_bits(parts, call, tmp_path) -> None:
     shutil.rmtree(whole / "model")
     call("train scenes --out whole --resume")
     assert [(whole / name).read_bytes() for name in TRAINED] == before
+
+
+def test_the_same_run_anew_has_the_trained_encoder(parts, trained, call, tmp_path) -> None:
+    call(f"train scenes --config {trained / 'config.yaml'} --out anew --steps 2")
+    model, text = orn.load(tmp_path / "anew"), orn.load(parts[0] / "text")
+    for name, value in text.pair.text.state_dict().items():
+        assert torch.equal(model.encoder.state_dict()[name], value), name
 
 
 def test_what_the_run_learned_is_the_network_alone(parts, trained) -> None:

@@ -59,7 +59,8 @@ def assemble(config: Config, dataset: Any, codec: Any = None) -> Assembled:
     process = process if codec is None else Encoded(process, codec)
     denoiser: Denoiser = NetworkDenoiser(network, process, shape=dataset.shape, **options)
     denoiser = denoiser if encoder is None else Prompted(denoiser, encoder)
-    record = {"data": config.data.model_dump(), **parts, **options, "training": training}
+    text = {} if config.text is None else {"text": config.text}
+    record = {"data": config.data.model_dump(), **text, **parts, **options, "training": training}
     return Assembled(denoiser, objective, record)
 
 

@@ -28,7 +28,8 @@ def card(
     n: Annotated[int, typer.Option("-n", help="Samples to measure.")] = 1000,
     steps: Annotated[int, typer.Option(help="Steps of the recommended solver.")] = 10,
     guidance: Annotated[
-        float | None, typer.Option(help="Of the samples; for models of text also what `sample` takes by itself.")
+        float | None,
+        typer.Option(help="Of the samples; for models of text also what `sample` takes by itself."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite.")] = False,
@@ -42,7 +43,7 @@ def card(
 
     from ornstein.data import load as load_data
     from ornstein.denoisers.files import save_model
-    from ornstein.zoo import data_of, load
+    from ornstein.zoo import data_of, data_options_of, load
 
     from .evaluate import measured, show
     from .paths import check_folder, write
@@ -51,32 +52,39 @@ def card(
     name = data_of(model)
     if name is None:
         raise ValueError(f"nothing says what {model!r} was trained on")
-    denoiser, dataset = load(model), load_data(name)
+    options = data_options_of(model)
+    denoiser, dataset = load(model), load_data(name, **options)
     for parameter in denoiser.parameters():
         parameter.data = parameter.data.half().float()
     found = measured(denoiser, dataset, n, guidance, seed, steps=steps)
     show(found, model, name)
     facts: dict[str, Any] = {
         "data": name,
+        **({"data_options": options} if options else {}),
         "recipe": recipe,
         "weights": "moving average (EMA), half precision",
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         **({} if guidance is None else {"guidance": guidance}),
-        **_repeated(denoiser, out.name, n, steps, seed),
+        **_repeated(denoiser, out.name, n, steps, seed, guidance),
         **found.as_dict(),
     }
     save_model(denoiser, out, card=_text(out.name, facts), dtype=torch.float16)
     write(out / "card.json", (json.dumps(facts, indent=2) + "\n").encode())
 
 
-def _repeated(denoiser: Any, name: str, n: int, steps: int, seed: int) -> dict[str, str]:
+def _repeated(
+    denoiser: Any, name: str, n: int, steps: int, seed: int, guidance: float | None
+) -> dict[str, str]:
     """What was measured, and the command that measures it again."""
     from ornstein.denoisers import Reconstructor
 
     if isinstance(denoiser, Reconstructor):
         return {"sampling": "held-out data, reconstructed", "command": f"ornstein evaluate {name} -n {n}"}
     command = f"ornstein evaluate {name} -n {n} --steps {steps} --seed {seed}"
-    return {"sampling": f"recommended solver, {steps} steps, seed {seed}", "command": command}
+    sampling = f"recommended solver, {steps} steps, seed {seed}"
+    if guidance is None:
+        return {"sampling": sampling, "command": command}
+    return {"sampling": f"{sampling}, guidance {guidance:g}", "command": f"{command} --guidance {guidance:g}"}
 
 
 def _text(name: str, facts: dict[str, Any]) -> str:

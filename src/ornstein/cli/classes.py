@@ -24,8 +24,8 @@ _SINGULAR = {"processes": "process", "networks": "network", "objectives": "objec
 
 
 def accepted(room: str, inside: bool = False) -> dict[str, type[Module]]:
-    """Classes of the room "processes", "networks", "objectives" or "spaces" that a configuration may name; `inside` another also
-    its pieces, such as couplings and terms.
+    """Classes of the room "processes", "networks", "objectives" or "spaces" that a configuration may name; `inside`
+    another also its pieces, such as couplings and terms.
     """
     module = importlib.import_module(f"ornstein.{room}")
     found = {name: getattr(module, name) for name in module.__all__}
@@ -35,7 +35,9 @@ def accepted(room: str, inside: bool = False) -> dict[str, type[Module]]:
 
 _OF_ROOM: dict[str, Callable[[Any], bool]] = {
     "processes": lambda c: issubclass(c, Process) and not _is_contract(c, Process.marginal),
-    "networks": lambda c: "level" in inspect.signature(c.forward).parameters or issubclass(c, Autoencoder | Encoder),
+    "networks": lambda c: (
+        "level" in inspect.signature(c.forward).parameters or issubclass(c, Autoencoder | Encoder)
+    ),
     "spaces": lambda c: issubclass(c, AutoencoderCodec),
     "objectives": lambda c: issubclass(c, Objective),
 }

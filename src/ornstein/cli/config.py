@@ -163,10 +163,10 @@ def of_run(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{str(path)!r}: the run of a model made in code, which a configuration cannot rebuild; go on from there"
         )
-    process = arguments["process"]
+    process, data = arguments["process"], dict(found.get("data", {}).get("options") or {})
     return {
-        "data": found.get("data", {}).get("options") or {},
-        **({"text": text} if text else {}),
+        **({"text": data.pop("text", text)} if text else {}),  # a trained one has a name
+        "data": data,
         "network": _flat(arguments["network"]),
         "process": _flat(
             process["arguments"]["process"] if process["class"] == "spaces.Encoded" else process

@@ -55,7 +55,7 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out data: loss by noise level, distances, accuracy, memorisation."""
     from ornstein.data import load as load_data
-    from ornstein.zoo import card, data_of, load
+    from ornstein.zoo import card, data_of, data_options_of, load
 
     from .config import overrides
     from .paths import check_file, write
@@ -66,7 +66,8 @@ def evaluate(
     if name is None:
         raise ValueError(f"--data: nothing says what {model!r} was trained on; give it")
     path = check_file(out, (".json",), force) if out else _in_run(Path(model))
-    dataset = load_data(name, **overrides(set_ or []))
+    known = data_options_of(model) if data is None else {}
+    dataset = load_data(name, **{**known, **overrides(set_ or [])})
     _check_same(denoiser, dataset)
     if guidance is None and "text" in denoiser.fields:
         guidance = card(model).get("guidance")

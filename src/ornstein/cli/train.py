@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,6 +76,8 @@ def train(
     said = configured(data, config, preset, [overrides(set_ or []), shortcuts], folder if resume else None)
     dataset = load(data, **(said.data.model_extra or {}))
     dataset, codec = coded(dataset, said.data.codec) if said.data.codec else (dataset, None)
+    if isinstance(said.text, str):  # a trained encoder: the run remembers whose
+        dataset = replace(dataset, options={**dataset.options, "text": said.text})
     assembled = assemble(said, dataset, codec)
     _announce(assembled, dataset, folder)
     _finish(trained(assembled, dataset, folder, resume), folder)

@@ -10,7 +10,7 @@ from typing import Any
 from ornstein.core import Denoiser, suggest
 from ornstein.denoisers.files import load_model
 
-__all__ = ["card", "data_of", "folder_of", "load", "models", "recipe", "recipes"]
+__all__ = ["card", "data_of", "data_options_of", "folder_of", "load", "models", "recipe", "recipes"]
 
 HOME = Path(__file__).parent
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -80,13 +80,28 @@ def data_of(name: str | Path) -> str | None:
     Raises:
         ValueError: no such model, or a card or config that cannot be read.
     """
-    found = card(name).get("data")
+    return card(name).get("data") or _data_of_run(name).get("name")
+
+
+def data_options_of(name: str | Path) -> dict[str, Any]:
+    """Options of the data's loader that a model was trained with, from its card or its run; {} where nothing says so.
+
+    Raises:
+        ValueError: no such model, or a card or config that cannot be read.
+    """
+    found = card(name)
+    options = found.get("data_options") if "data" in found else _data_of_run(name).get("options")
+    return {k: v for k, v in (options or {}).items() if k not in ("name", "codec", "text")}
+
+
+def _data_of_run(name: str | Path) -> dict[str, Any]:
+    """What the config.yaml of a run folder says of its data."""
     folder = folder_of(name)
-    if found is not None or folder is None:
-        return found
+    if folder is None:
+        return {}
     run = folder if (folder / "config.yaml").is_file() else folder.resolve().parent
     if not (run / "config.yaml").is_file():
-        return None
+        return {}
     import yaml
 
     try:
@@ -94,7 +109,7 @@ def data_of(name: str | Path) -> str | None:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{run / 'config.yaml'}: not readable as YAML: {error}") from error
     data = config.get("data") if isinstance(config, dict) else None
-    return data.get("name") if isinstance(data, dict) else None
+    return data if isinstance(data, dict) else {}
 
 
 def card(name: str | Path) -> dict[str, Any]:
