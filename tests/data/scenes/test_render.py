@@ -121,10 +121,10 @@ def test_coverage_adds_up_to_the_area(shape, size):
 
 def test_sizes_show_the_same_picture():
     scenes = draw_scenes(60, 5, World(textures=("plain",), styles=("flat", "shaded")))
-    for small, large in ((16, 32), (32, 64)):
+    for small, large, mean in ((16, 32, 0.007), (32, 64, 0.0025)):
         halved = torch.nn.functional.avg_pool2d(render(scenes, large), large // small)
         gap = (halved - render(scenes, small)).abs()
-        assert float(gap.mean()) < 0.004 and float(gap.amax(1).flatten(1).quantile(0.99, 1).max()) < 0.5
+        assert float(gap.mean()) < mean and float(gap.amax(1).flatten(1).quantile(0.99, 1).max()) < 0.5
     patterned = draw_scenes(60, 5, World(textures=("striped", "dotted"), styles=("outlined",)))
     halved = torch.nn.functional.avg_pool2d(render(patterned, 64), 2)
     assert float((halved - render(patterned, 32)).abs().mean()) < 0.012

@@ -238,7 +238,7 @@ def _ears(traits: _Traits, x: Tensor, y: Tensor) -> Tensor:
 
 def _eyes(traits: _Traits, x: Tensor, y: Tensor) -> Tensor:
     """Distances to the middle of the nearest eye: one to three in a row."""
-    spacing, outer = 2.1 * traits.eye, (traits.eyes - 1) / 2
+    spacing, outer = 2.35 * traits.eye, (traits.eyes - 1) / 2
     place = (x / spacing + outer).round().clamp(min=0).minimum(traits.eyes - 1) - outer
     return DISTANCES["circle"](x - place * spacing, y + 0.3 * traits.down, torch.zeros_like(x))
 

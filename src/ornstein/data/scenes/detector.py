@@ -1,9 +1,11 @@
 """A small convolutional network that proposes the objects of a scene, and its recipe.
 
-The shipped one is made anew (in about half an hour on one core) by
+The shipped one was made, in about half an hour on one core, by
 
     OMP_NUM_THREADS=1 python -c "from ornstein.data.scenes import detector; \
         detector.save_detector(*detector.train_detector(), '.')"
+
+from scenes whose places were drawn by an earlier rule, so that the same command now makes a slightly different one.
 """
 
 from __future__ import annotations
@@ -142,7 +144,7 @@ def _blurred(images: Tensor, width: Tensor) -> Tensor:
 
 
 def train_detector(
-    steps: int = 5000, batch: int = 64, learning_rate: float = 4e-3, seed: int = 0
+    steps: int = 4500, batch: int = 64, learning_rate: float = 4e-3, seed: int = 0
 ) -> tuple[Detector, dict[str, Any]]:
     """A detector trained on random scenes, half of which may overlap, at 16, 32 and 64 pixels; and its card.
 
@@ -171,15 +173,11 @@ def train_detector(
 
 
 def _lesson(seed: int, step: int, batch: int) -> tuple[Tensor, Scenes, Tensor]:
-    """Images as the network reads them, their scenes, and which objects are visible. Scenes are shifted by up to half a
-    cell, so that no place is more frequent than others.
-    """
+    """Images as the network reads them, their scenes, and which objects are visible."""
     pixels = (SIDE, SIDE, 2 * SIDE, SIDE // 2)[step % 4]
     world = World(overlap=step // 4 % 2 == 1)
     ids = torch.arange(step * batch, (step + 1) * batch)
     scenes = draw_scenes(ids, seed, world)
-    shift = (Keyed(seed, ids).fold("shift").uniform(torch.empty(batch, 2)) - 0.5) * STRIDE / SIDE
-    scenes = scenes._replace(x=scenes.x + shift[:, :1], y=scenes.y + shift[:, 1:])
     noise = Keyed(seed, ids).fold("corruption")
     images = corrupted(render(scenes, pixels), noise)
     return _resized(images), scenes, _visible(scenes) > SEEN

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .render import DOT, DOT_LIGHT, DOT_RADIUS, OUTLINE, STRIPE, STRIPE_DARK, _covered, _wrapped
+from .render import DOT, DOT_LIGHT, DOT_RADIUS, OUTLINE, STRIPE, STRIPE_DARK, covered, wrapped
 from .world import STYLES, TEXTURES
 
 __all__ = ["Layers", "layers", "painted"]
@@ -48,10 +48,10 @@ def layers(
     dark, light = _stripes(dy, radius, size), _dots(dx, dy, radius, size)
     striped, dotted = (texture == TEXTURES.index(name) for name in ("striped", "dotted"))
     gain = 1 - striped * dark - dotted * light
-    inked = (style == STYLES.index("outlined")) * _covered(-(distance + OUTLINE * radius), size)
+    inked = (style == STYLES.index("outlined")) * covered(-(distance + OUTLINE * radius), size)
     slope = ((dx + dy) / (2.4 * radius)).clamp(-0.5, 0.5)
     shade = torch.where(style == STYLES.index("shaded"), 0.8 - 0.65 * slope, 1.0)
-    return Layers(_covered(distance, size), inked, gain, dotted * light, shade)
+    return Layers(covered(distance, size), inked, gain, dotted * light, shade)
 
 
 def painted(layers: Layers, colour: Tensor, background: Tensor) -> Tensor:
@@ -69,5 +69,5 @@ def _stripes(dy: Tensor, radius: Tensor, size: int) -> Tensor:
 
 
 def _dots(dx: Tensor, dy: Tensor, radius: Tensor, size: int) -> Tensor:
-    x, y = _wrapped(dx, DOT * radius), _wrapped(dy, DOT * radius)
-    return DOT_LIGHT * _covered((x**2 + y**2).sqrt() - DOT_RADIUS * radius, size)
+    x, y = wrapped(dx, DOT * radius), wrapped(dy, DOT * radius)
+    return DOT_LIGHT * covered((x**2 + y**2).sqrt() - DOT_RADIUS * radius, size)

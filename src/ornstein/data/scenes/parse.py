@@ -13,7 +13,7 @@ from ornstein.core import cat, select
 
 from .detector import Detector, Proposals, load_detector
 from .layers import Layers, layers, painted
-from .render import BACKGROUND_RGB, COLOUR_RGB, coverage, render
+from .render import BACKGROUND_RGB, COLOUR_RGB, coverage, palette, render
 from .shapes import DISTANCES, SHAPES
 from .world import BACKGROUNDS, COLOURS, MOST, RADII, STYLES, TEXTURES, Scenes
 
@@ -24,18 +24,18 @@ FINE = 32  # pixels a side at which hypotheses are compared; multiples of it are
 AT_ONCE = 16  # objects fitted at a time: what stays in a processor's cache
 LIKE = 0.25  # largest distance in RGB of a background's pixel from its colour, with sides of 1
 GROUND = 0.2  # least share of an image that its background takes
-EXPLAINED = 0.6  # least share of an object's contrast that the best hypothesis explains
-STRAY = 0.012  # largest area, in the image's, that may look like neither objects nor background
-FAR = 0.35  # mean distance in RGB of such pixels' surroundings from what was read
+EXPLAINED = 0.7  # least share of an object's contrast that the best hypothesis explains
+STRAY = 0.015  # largest area, in the image's, that may look like neither objects nor background
+FAR = 0.15  # distance in RGB from what was read, of the means of 3x3 such pixels, beyond what is usual in the image
+FAR_WITHIN = 0.5  # the same where objects are
+AGAIN = 0.85  # what explains less is fitted once more
 DOUBT = 1.6  # hypotheses within this ratio of the best one's squared error are fitted too
-PRIOR = (
-    10  # times the pixels' variance: what a unit of the network's log probability weighs in squared errors
-)
-TRIED = 3  # shapes, by the network's order, and hypotheses in doubt
+PRIOR = 10.0  # squared errors, in units of the pixels' variance, that a unit of the network's log probability weighs
+TRIED = 3  # shapes of an object, by the network's order, and hypotheses that may be fitted
 SHARP = 0.05  # share of blur that is not worth its computation
 BETWEEN = (RADII[0][1] + RADII[1][0]) / 2  # of small and large
-_GROUNDS = torch.tensor([BACKGROUND_RGB[name] for name in BACKGROUNDS]) / 255
-_PALETTE = torch.tensor([COLOUR_RGB[name] for name in COLOURS]) / 255
+_GROUNDS = palette(BACKGROUND_RGB, BACKGROUNDS)
+_PALETTE = palette(COLOUR_RGB, COLOURS)
 _REACH = 1.26 * 0.22  # from an object's centre to the side of its window, in sides
 
 
@@ -124,7 +124,9 @@ def _parse(images: Tensor, detector: Detector) -> Parsed:
     proposals = detector.propose(images)
     found = _first(proposals)
     coarse = size // FINE if size % FINE == 0 else 1
-    found, windows = _matched(found, F.avg_pool2d(pixels, coarse) if coarse > 1 else pixels, background, proposals)
+    found, windows = _matched(
+        found, F.avg_pool2d(pixels, coarse) if coarse > 1 else pixels, background, proposals
+    )
     if coarse > 1:
         windows = _windows(found, pixels, background)
         found = _refined(found._replace(blur=torch.zeros_like(found.blur)), windows, size, 1)
@@ -159,27 +161,54 @@ def _first(proposals: Proposals) -> _Objects:
 
 
 def _matched(
-    found: _Objects, pixels: Tensor, background: Tensor, proposals: Proposals
+    first: _Objects, pixels: Tensor, background: Tensor, proposals: Proposals
 ) -> tuple[_Objects, _Windows]:
-    """Places refined, hypotheses compared, places refined again."""
+    """Places refined, hypotheses compared, places refined again; those that fit badly once more, from every shape."""
     size = pixels.shape[-1]
-    if not len(found.x):
-        return found, _windows(found, pixels, background)
-    windows = _windows(found, pixels, background)
-    found = _refined(found, windows, size, 2)
+    windows = _windows(first, pixels, background)
+    if not len(first.x):
+        return first, windows
+    found = _refined(first, windows, size, 2)
     found = found._replace(blur=_per_image(found.blur, found.image, len(pixels)))
     windows = _windows(found, pixels, background)
-    n, k = proposals.certainty.nonzero(as_tuple=True)
-    likely = proposals.logits["shape"][n, k].topk(TRIED).indices
-    errors, tints = _errors(found, windows, size, likely)
-    variance = errors.flatten(1).amin(1) / (3 * windows.weights.sum((1, 2))).clamp(min=1)
-    penalty = PRIOR * variance[:, None, None, None, None] * _surprise(proposals, likely)
+    logits = {k: v[proposals.certainty > 0] for k, v in proposals.logits.items()}
+    likely = logits["shape"].topk(TRIED).indices
+    errors, tints, penalty = _errors(found, windows, size, likely, logits)
     weighed = (errors + penalty).amin((1, 3, 4))
     style = torch.zeros(len(pixels), len(STYLES)).index_add_(0, found.image, weighed).argmin(1)
     found = found._replace(style=style[found.image])
-    rows = torch.arange(len(errors))
-    of_style = (v[rows, :, found.style] for v in (errors, penalty, tints))
-    return _decided(found, *of_style, likely, windows, size), windows
+    found = _decided(found, errors, penalty, tints, likely, windows, size)
+    bad = (_fit(found, windows, size) < AGAIN).nonzero()[:, 0]
+    if len(bad):
+        windows = _windows(found, pixels, background)  # now that all places are known
+        start = first.rows(bad)._replace(style=found.style[bad], blur=found.blur[bad])
+        found = _put(found, bad, _again(start, found.rows(bad), windows.rows(bad), size, _at(logits, bad)))
+    return found, windows
+
+
+def _again(
+    first: _Objects, found: _Objects, windows: _Windows, size: int, logits: dict[str, Tensor]
+) -> _Objects:
+    """Objects fitted from the network's places as each of the shapes, where that is better than what was found."""
+    m, kinds = len(first.x), len(SHAPES)
+    each = torch.arange(m).repeat_interleave(kinds)
+    tried = first.rows(each)._replace(shape=torch.arange(kinds).repeat(m))
+    seen = windows.rows(each)
+    tried = _refined(tried, seen, size, 4)
+    best = _squared(tried, seen, size).reshape(m, kinds).argmin(1) + torch.arange(m) * kinds
+    start, likely = tried.rows(best), torch.arange(kinds).expand(m, -1)
+    errors, tints, penalty = _errors(start, windows, size, likely, logits)
+    other = _decided(start, errors, penalty, tints, likely, windows, size)
+    better = _squared(other, windows, size) < _squared(found, windows, size)
+    return _put(found, better.nonzero()[:, 0], other.rows(better.nonzero()[:, 0]))
+
+
+def _put(found: _Objects, index: Tensor, others: _Objects) -> _Objects:
+    return _Objects(*(a.index_copy(0, index, b) for a, b in zip(found, others, strict=True)))
+
+
+def _at(logits: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    return {name: values[index] for name, values in logits.items()}
 
 
 def _per_image(values: Tensor, image: Tensor, n: int) -> Tensor:
@@ -188,10 +217,9 @@ def _per_image(values: Tensor, image: Tensor, n: int) -> Tensor:
     return (total / torch.bincount(image, minlength=n).clamp(min=1))[image]
 
 
-def _surprise(proposals: Proposals, likely: Tensor) -> Tensor:
+def _surprise(logits: dict[str, Tensor], likely: Tensor) -> Tensor:
     """Minus the network's log probabilities (M, H, styles, textures, colours) of hypotheses."""
-    n, k = proposals.certainty.nonzero(as_tuple=True)
-    logp = {name: logits.log_softmax(-1)[n, k] for name, logits in proposals.logits.items()}
+    logp = {name: values.log_softmax(-1) for name, values in logits.items()}
     shape = logp["shape"].gather(1, likely)[:, :, None, None, None]
     style, texture, colour = logp["style"], logp["texture"], logp["colour"]
     return -(
@@ -270,7 +298,9 @@ def _soft(maps: Tensor) -> Tensor:
 def _refined(found: _Objects, windows: _Windows, size: int, steps: int) -> _Objects:
     """Gauss-Newton steps on place, radius, tint and blur, with derivatives by differences."""
     parts = torch.arange(len(found.x)).split(AT_ONCE)
-    return cat([_stepped(found.rows(i), windows.rows(i), size, steps) for i in parts]) if len(found.x) else found
+    return (
+        cat([_stepped(found.rows(i), windows.rows(i), size, steps) for i in parts]) if len(found.x) else found
+    )
 
 
 def _stepped(found: _Objects, windows: _Windows, size: int, steps: int) -> _Objects:
@@ -300,8 +330,11 @@ def _moved(found: _Objects, change: Tensor) -> _Objects:
     )  # fmt: skip
 
 
-def _errors(found: _Objects, windows: _Windows, size: int, likely: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squared errors (M, H, styles, textures, colours) of hypotheses at the objects' places, and their tints.
+def _errors(
+    found: _Objects, windows: _Windows, size: int, likely: Tensor, logits: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Least squared errors (M, H, styles, textures, colours) of hypotheses at the objects' places, their tints, and
+    what the network's doubts add to the errors.
 
     A model is affine in its tint as long as no colour saturates.
 
@@ -310,12 +343,14 @@ def _errors(found: _Objects, windows: _Windows, size: int, likely: Tensor) -> tu
         windows: what is seen there.
         size: pixels of the image's side.
         likely: shapes (M, H) to try.
+        logits: the network's, by name (M, number of values).
     """
     parts = []
-    for index in torch.arange(len(found.x)).split(16):
+    for index in torch.arange(len(found.x)).split(AT_ONCE):
         parts.append(_errors_of(found.rows(index), windows.rows(index), size, likely[index]))
-    errors, tints = zip(*parts, strict=True)
-    return torch.cat(errors), torch.cat(tints)
+    errors, tints = (torch.cat(v) for v in zip(*parts, strict=True))
+    variance = errors.flatten(1).amin(1) / (3 * windows.weights.sum((1, 2))).clamp(min=1)
+    return errors, tints, PRIOR * variance[:, None, None, None, None] * _surprise(logits, likely)
 
 
 def _errors_of(found: _Objects, windows: _Windows, size: int, likely: Tensor) -> tuple[Tensor, Tensor]:
@@ -366,11 +401,13 @@ def _decided(
 
     Args:
         found: M objects with their scenes' styles.
-        errors, penalty, tints: (M, H, textures, colours) of hypotheses of that style.
+        errors, penalty, tints: (M, H, styles, textures, colours) of hypotheses.
         likely: the shapes (M, H).
         windows: what is seen there.
         size: pixels of the image's side.
     """
+    rows = torch.arange(len(errors))
+    errors, penalty, tints = (v[rows, :, found.style] for v in (errors, penalty, tints))
     weighed, index = (errors + penalty).flatten(1).topk(TRIED, largest=False)
     doubted = weighed < DOUBT * weighed[:, :1] + 0.02
     doubted[:, 0] = True
@@ -438,8 +475,8 @@ def _stray(images: Tensor, scenes: Scenes) -> Tensor:
     """Whether pixels are left that look like neither the objects nor the background."""
     size = images.shape[-1]
     rest = (images - render(scenes, size)) / 2
-    width = max(1, size // 16) // 2 * 2 + 1
-    smooth = F.avg_pool2d(rest, width, 1, width // 2)
-    edge = (coverage(scenes, size) > 0).any(1)
-    limit = torch.where(edge, 1.5 * FAR, FAR)
-    return (smooth.square().sum(1).sqrt() > limit).float().mean((1, 2)) > STRAY
+    width = max(2, size // 16) // 2 * 2 + 1
+    smooth = F.avg_pool2d(rest, width, 1, width // 2).square().sum(1).sqrt()
+    usual = smooth.flatten(1).median(1).values[:, None, None]
+    within = (coverage(scenes, size) > 0).any(1)
+    return (smooth > usual + torch.where(within, FAR_WITHIN, FAR)).float().mean((1, 2)) > STRAY

@@ -135,6 +135,3 @@ def wrapped(offset: Tensor, period: Tensor) -> Tensor:
 def palette(table: dict[str, tuple[int, int, int]], names: tuple[str, ...]) -> Tensor:
     """Colours by name as numbers in [0, 1], (names, 3)."""
     return torch.tensor([table[name] for name in names]) / 255
-
-
-_covered, _wrapped, _rgb = covered, wrapped, palette

@@ -199,6 +199,8 @@ def _between(v: Tensor) -> Tensor:
 
 def _exchanged(place: Tensor, velocity: Tensor, meets: Tensor) -> Tensor:
     """Velocities after those pairs, one after the other, that meet have exchanged what they have along their line."""
+    if not bool(meets.any()):
+        return velocity
     columns = list(velocity.unbind(-1))
     for pair, (i, j) in enumerate(zip(_FIRST.tolist(), _SECOND.tolist(), strict=True)):
         line = place[..., j] - place[..., i]
