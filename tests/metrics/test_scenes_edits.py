@@ -27,7 +27,9 @@ def recoloured(scenes: Scenes) -> Scenes:
 
 
 def removed(scenes: Scenes) -> Scenes:
-    return same_scene(scenes, group=torch.where(torch.arange(4) == 0, -1, scenes.group))
+    """The last object is gone."""
+    last = torch.arange(4) == scenes.counts[:, None] - 1
+    return same_scene(scenes, group=torch.where(last, -1, scenes.group))
 
 
 @pytest.mark.parametrize("edit", [recoloured, removed])

@@ -71,21 +71,21 @@ def bias_report(
     cells, shape = _cells(values, prompts, number)
     even = torch.full((number,), 1 / number, dtype=torch.float64)
     shares = even if wanted is None else wanted.double() / wanted.sum()
-    statistics: list[Statistic] = [_bias, lambda counts: _distance(counts, shares), _information]
-    strata = [cells // number]
     members = torch.nn.functional.one_hot(cells, shape[0] * number).double()
-    found = [
-        bootstrap(
-            lambda w, s=s: s((w @ members).reshape(-1, *shape)), (len(cells),), resamples, seed, 0.0, strata
-        )  # type: ignore[misc]
-        for s in statistics
-    ]
     counts = members.sum(0).reshape(shape)
-    pooled = counts.sum(0) / counts.sum()
-    fair = _drawn(counts.sum(1), shares, resamples, seed)
-    floors = [float(s(fair).mean()) for s in statistics[:2]]
-    independent = _drawn(counts.sum(1), pooled, resamples, seed)
-    return BiasReport(*found, *floors, float(_information(independent).mean()), counts)
+
+    def estimate(statistic: Statistic) -> Estimate:
+        count = lambda w: statistic((w @ members).reshape(-1, *shape))  # noqa: E731
+        return bootstrap(count, (len(cells),), resamples, seed, strata=[cells // number])
+
+    def floor(statistic: Statistic, law: Tensor) -> float:
+        return float(statistic(_drawn(counts.sum(1), law, resamples, seed)).mean())
+
+    distance = lambda counts: _distance(counts, shares)  # noqa: E731
+    return BiasReport(
+        estimate(_bias), estimate(distance), estimate(_information),
+        floor(_bias, even), floor(distance, shares), floor(_information, counts.sum(0) / counts.sum()), counts,
+    )  # fmt: skip
 
 
 def attribute_shift(
@@ -108,7 +108,7 @@ def attribute_shift(
     found = bootstrap(
         lambda u, v: _variation(u @ members[0], v @ members[1]), tuple(map(len, sets)), resamples, seed
     )
-    pooled = sum(m.sum(0) for m in members)
+    pooled = members[0].sum(0) + members[1].sum(0)
     sizes = torch.tensor([float(len(v)) for v in sets], dtype=torch.float64)
     both = _drawn(sizes, pooled / pooled.sum(), resamples, seed)
     return found, float(_variation(both[:, 0], both[:, 1]).mean())

@@ -92,6 +92,7 @@ def _alike(asked: Scenes, seen: Scenes) -> Tensor:
 def _matched_mean(values: Tensor, asked: Scenes, read: Parsed) -> Tensor:
     """Sum of the best assignment over the number asked for, (N,)."""
     there = read.scenes.present & read.readable[:, None]
-    values = (values * (asked.present[:, :, None] & there[:, None])).double().numpy()
-    total = [float(v[linear_sum_assignment(v, maximize=True)].sum()) for v in values]
+    possible = asked.present[:, :, None] & there[:, None]
+    tables = (values * possible).double().numpy()
+    total = [float(table[linear_sum_assignment(table, maximize=True)].sum()) for table in tables]
     return torch.tensor(total, dtype=torch.float64) / asked.counts

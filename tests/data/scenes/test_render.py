@@ -246,3 +246,13 @@ def test_dots_are_light_and_on_a_lattice_about_the_centre():
     torch.testing.assert_close(dotted[:, dot], plain[:, dot] + 0.75 * (1 - plain[:, dot]))
     torch.testing.assert_close(dotted[:, between], plain[:, between])
     assert int(dot.sum()) > 20
+
+
+def test_an_empty_slot_hides_none_behind_it() -> None:
+    scenes = draw_scenes(8, 0, World(most=2, groups=2))
+    two = scenes.rows(scenes.counts == 2)
+    second = two._replace(group=torch.cat([torch.full_like(two.group[:, :1], -1), two.group[:, 1:]], 1))
+    first = Scenes(*(v[:, 1:].clone() if v.ndim == 2 else v for v in two))
+    moved = Scenes(*(torch.cat([v, v[:, :1]], 1) if v.ndim == 2 else v for v in first))
+    moved = moved._replace(group=torch.where(torch.arange(4) == 0, 0, -1).expand_as(moved.group))
+    assert torch.equal(render(second), render(moved))

@@ -19,7 +19,8 @@ from ornstein.core import Keyed, select
 from ..dataset import Dataset, TensorSplit
 from ..image import to_bytes
 from .language import PLACES, Span, Writer, said_where, true_place
-from .render import BACKGROUND_RGB, covered, palette
+from .layers import covered
+from .render import BACKGROUND_RGB, palette
 from .shapes import DISTANCES
 from .world import BACKGROUNDS, SIZES, among
 

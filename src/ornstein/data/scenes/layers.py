@@ -1,4 +1,4 @@
-"""What a texture and a style do to an object's colour, pixel by pixel: how a reader of images undoes a renderer."""
+"""What a texture and a style do to an object's colour, pixel by pixel: for the renderer, and for a reader of images."""
 
 from __future__ import annotations
 
@@ -8,10 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .render import DOT, DOT_LIGHT, DOT_RADIUS, OUTLINE, STRIPE, STRIPE_DARK, covered, wrapped
 from .world import STYLES, TEXTURES
 
-__all__ = ["Layers", "layers", "painted"]
+__all__ = ["Layers", "covered", "inked", "layers", "painted", "wrapped"]
+
+STRIPE, STRIPE_DARK = 0.8, 0.62  # period in radii, and how much darker a stripe is
+DOT, DOT_RADIUS, DOT_LIGHT = (
+    0.72,
+    0.23,
+    0.75,
+)  # spacing and size in radii, and how far towards white a dot goes
+OUTLINE = 0.22  # width in radii
 
 
 class Layers(NamedTuple):
@@ -49,22 +56,39 @@ def layers(
     striped, dotted = (texture == TEXTURES.index(name) for name in ("striped", "dotted"))
     gain = 1 - striped * dark - dotted * light
     inked = (style == STYLES.index("outlined")) * covered(-(distance + OUTLINE * radius), size)
-    slope = ((dx + dy) / (2.4 * radius)).clamp(-0.5, 0.5)
+    slope = ((dx + dy) / (2.4 * radius)).clamp(-0.5, 0.5)  # lit from the upper left
     shade = torch.where(style == STYLES.index("shaded"), 0.8 - 0.65 * slope, 1.0)
     return Layers(covered(distance, size), inked, gain, dotted * light, shade)
 
 
-def painted(layers: Layers, colour: Tensor, background: Tensor) -> Tensor:
-    """Pixels (..., 3, H, W) in [0, 1] of colours and backgrounds (..., 3) in [0, 1]."""
-    cover, inked, gain, light, shade = (v.unsqueeze(-3) for v in layers)
-    behind = background[..., None, None]
+def inked(layers: Layers, colour: Tensor, background: Tensor) -> Tensor:
+    """What an object of a colour (..., 3) looks like where it covers all, (..., 3, H, W); its outline is white before
+    a dark background (..., 3) and black before a light one.
+    """
+    _, outline, gain, light, shade = (v.unsqueeze(-3) for v in layers)
     paint = ((colour[..., None, None].clamp(max=1) * gain + light) * shade).clamp(max=1)
     ink = (background.mean(-1) < 0.4).to(paint)[..., None, None, None]
-    return torch.lerp(behind.expand_as(paint), torch.lerp(paint, ink.expand_as(paint), inked), cover)
+    return torch.lerp(paint, ink.expand_as(paint), outline)
+
+
+def painted(layers: Layers, colour: Tensor, background: Tensor) -> Tensor:
+    """Pixels (..., 3, H, W) in [0, 1] of one object before a background, colours (..., 3) in [0, 1]."""
+    paint = inked(layers, colour, background)
+    return torch.lerp(background[..., None, None].expand_as(paint), paint, layers.cover.unsqueeze(-3))
+
+
+def covered(distance: Tensor, size: int) -> Tensor:
+    """A straight edge at distance d from the centre covers 1/2 - d of a pixel."""
+    return (0.5 - distance * size).clamp_(0, 1)
+
+
+def wrapped(offset: Tensor, period: Tensor) -> Tensor:
+    """Offsets to the nearest point of a lattice."""
+    return offset - period * (offset / period).round()
 
 
 def _stripes(dy: Tensor, radius: Tensor, size: int) -> Tensor:
-    wave = torch.cos(2 * math.pi * dy / (STRIPE * radius))
+    wave = torch.cos(2 * math.pi * dy / (STRIPE * radius))  # an edge takes about a pixel
     return STRIPE_DARK * (0.5 - 0.5 * (wave * 0.5 * size * radius).clamp(-1, 1))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from .layers import covered, inked, layers
 from .shapes import DISTANCES, SHAPES, half_sizes
 from .world import BACKGROUNDS, COLOURS, MOST, Scenes
 
@@ -20,10 +19,6 @@ BACKGROUND_RGB: dict[str, tuple[int, int, int]] = {
     "black": (12, 12, 14), "grey": (128, 128, 128), "white": (245, 245, 245), "brown": (90, 58, 36),
 }  # fmt: skip
 ROWS = 256  # images rendered at a time: what fits into a processor's cache
-STRIPE, STRIPE_DARK = 0.8, 0.62  # period in radii, and how much darker a stripe is
-DOT, DOT_RADIUS = 0.72, 0.23  # spacing and radius of dots, in radii
-DOT_LIGHT = 0.75  # how far towards white a dot goes
-OUTLINE = 0.22  # width in radii
 _FORMULAS = tuple(DISTANCES[name] for name in SHAPES)
 
 
@@ -84,52 +79,21 @@ def _distances(scenes: Scenes, dx: Tensor, dy: Tensor) -> Tensor:
     return out.reshape(n, k, *out.shape[1:])
 
 
-def covered(distance: Tensor, size: int) -> Tensor:
-    """A straight edge at distance d from the centre covers 1/2 - d of a pixel."""
-    return (0.5 - distance * size).clamp_(0, 1)
-
-
 def _paint(scenes: Scenes, size: int) -> Tensor:
     dx, dy = _offsets(scenes, size)
     distance = _distances(scenes, dx, dy)
     cover = covered(distance, size) * scenes.present[..., None, None]
     background = palette(BACKGROUND_RGB, BACKGROUNDS).to(dx)[scenes.background]
+    colours, style = palette(COLOUR_RGB, COLOURS).to(dx), scenes.style[:, None].expand_as(scenes.texture)
     image = background[:, :, None, None].expand(-1, -1, size, size)
     for k in range(MOST):
         if not bool(scenes.present[:, k].any()):
-            break
-        paint = _object(scenes, k, dx[:, k], dy[:, k], distance[:, k], background, size)
-        image = torch.lerp(image, paint, cover[:, k, None])
+            continue
+        own = (v[:, k, None, None] for v in (scenes.radius, scenes.texture, style))
+        look = layers(distance[:, k], dx[:, k], dy[:, k], *own, size)
+        colour = colours[scenes.colour[:, k]] * scenes.tint[:, k, None]
+        image = torch.lerp(image, inked(look, colour, background), cover[:, k, None])
     return image * 2 - 1
-
-
-def _object(
-    scenes: Scenes, k: int, dx: Tensor, dy: Tensor, distance: Tensor, background: Tensor, size: int
-) -> Tensor:
-    """The colours (N, 3, S, S) of slot k's objects."""
-    r = scenes.radius[:, k, None, None]
-    colour = palette(COLOUR_RGB, COLOURS).to(dx)[scenes.colour[:, k]]
-    colour = (colour * scenes.tint[:, k, None]).clamp(max=1)
-    paint = colour[:, :, None, None]
-    striped, dotted = (scenes.texture[:, k, None, None] == i for i in (1, 2))
-    soft = 0.5 * size * r  # so that a pattern's edge takes about a pixel
-    wave = torch.cos(2 * math.pi * dy / (STRIPE * r))
-    dark = striped * STRIPE_DARK * (0.5 - 0.5 * (wave * soft).clamp(-1, 1))
-    paint = paint * (1 - dark)[:, None]
-    to_dot = (wrapped(dx, DOT * r) ** 2 + wrapped(dy, DOT * r) ** 2).sqrt() - DOT_RADIUS * r
-    light = dotted * DOT_LIGHT * covered(to_dot, size)
-    paint = paint + (1 - paint) * light[:, None]
-    slope = ((dx + dy) / (2.4 * r)).clamp(-0.5, 0.5)  # lit from the upper left
-    shade = torch.where((scenes.style == 2)[:, None, None], 0.8 - 0.65 * slope, 1.0)
-    paint = (paint * shade[:, None]).clamp(max=1)
-    outlined = (scenes.style == 1)[:, None, None] * covered(-(distance + OUTLINE * r), size)
-    ink = (background.mean(1) < 0.4).to(paint)[:, None, None, None]  # white on dark, black on light
-    return torch.lerp(paint, ink.expand_as(paint), outlined[:, None])
-
-
-def wrapped(offset: Tensor, period: Tensor) -> Tensor:
-    """Offsets to the nearest point of a lattice."""
-    return offset - period * (offset / period).round()
 
 
 def palette(table: dict[str, tuple[int, int, int]], names: tuple[str, ...]) -> Tensor:
