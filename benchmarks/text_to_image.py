@@ -18,6 +18,7 @@ import ornstein as orn
 from ornstein import guides
 from ornstein.data import scenes as world
 from ornstein.metrics import Estimate, permuted_score, scene_score
+from ornstein.zoo import data_options_of
 
 GUIDANCE = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 STEPS = (5, 10, 15, 25, 50)
@@ -38,13 +39,14 @@ SETS: dict[str, dict[str, Any]] = {
     "one object": {"most": 1, "combinations": "seen"},
     "one object, of a pair never trained on": {"most": 1, "combinations": "unseen"},
     "two kinds, one of each": {"most": 2, "combinations": "seen"},
-    "any scene": {"combinations": "seen"},
+    "any scene of its world": {"combinations": "seen"},
 }
 
 
-def prompts(name: str, count: int) -> tuple[list[str], world.Scenes]:
-    """Captions of `count` scenes of a set, and the scenes."""
-    drawn = world.draw_scenes(8 * count, SEED, world.World(**SETS[name]))
+def prompts(name: str, count: int, options: dict[str, Any]) -> tuple[list[str], world.Scenes]:
+    """Captions of `count` scenes of a set, in the world that the model was trained in, and the scenes."""
+    own = {k: v for k, v in options.items() if k in world.World.options()}
+    drawn = world.draw_scenes(8 * count, SEED, world.World(**{**own, **SETS[name]}))
     kept = torch.arange(8 * count)
     if "two" in name:
         kept = kept[(drawn.group.amax(1) == 1) & (drawn.counts == 2)]
@@ -71,13 +73,13 @@ def cell(estimate: Estimate | None) -> str:
     return f"{100 * estimate.value:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def table(model: Any, count: int, guidance: float, steps: int) -> list[str]:
+def table(model: Any, options: dict[str, Any], count: int, guidance: float, steps: int) -> list[str]:
     """All scores of all sets, beside the true pictures and the level of chance."""
     lines = [f"| prompts | pictures | {' | '.join(SHOWN)} |", "|---" * (len(SHOWN) + 2) + "|"]
     for name in SETS:
-        texts, scenes = prompts(name, count)
+        texts, scenes = prompts(name, count, options)
         made = drawn_for(model, texts, guidance, steps)
-        real = scene_score(texts, world.render(scenes))
+        real = scene_score(texts, world.render(scenes, model.shape[-1]))
         for what, score in (
             ("drawn", scene_score(texts, made)),
             ("true", real),
@@ -89,7 +91,9 @@ def table(model: Any, count: int, guidance: float, steps: int) -> list[str]:
     return lines
 
 
-def curves(model: Any, count: int, guidance: float, steps: int) -> tuple[list[str], dict[str, Any]]:
+def curves(
+    model: Any, options: dict[str, Any], count: int, guidance: float, steps: int
+) -> tuple[list[str], dict[str, Any]]:
     """Binding by guidance scale and by number of steps."""
     swept: dict[str, Any] = {}
     lines = [f"| | {' | '.join(SETS)} |", "|---" * (len(SETS) + 1) + "|"]
@@ -97,7 +101,7 @@ def curves(model: Any, count: int, guidance: float, steps: int) -> tuple[list[st
     for kind, value, scale, rows in pairs:
         cells = []
         for name in SETS:
-            texts, _ = prompts(name, count)
+            texts, _ = prompts(name, count, options)
             estimate = scene_score(texts, drawn_for(model, texts, scale, rows)).estimate("binding")
             swept.setdefault((kind, name), []).append((value, estimate))
             cells.append(cell(estimate))
@@ -142,9 +146,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--figure", type=Path)
     asked = parser.parse_args()
-    model = orn.load(asked.model)
-    scores = table(model, asked.prompts, asked.guidance, asked.steps)
-    swept, points = curves(model, asked.prompts, asked.guidance, asked.steps)
+    model, options = orn.load(asked.model), data_options_of(asked.model)
+    scores = table(model, options, asked.prompts, asked.guidance, asked.steps)
+    swept, points = curves(model, options, asked.prompts, asked.guidance, asked.steps)
     if asked.table:
         asked.table.write_text("\n".join([*scores, "", *swept, ""]), "utf-8")
     if asked.figure:
