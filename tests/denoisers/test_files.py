@@ -98,7 +98,7 @@ def test_weights_that_half_precision_cannot_hold_are_refused(tmp_path) -> None:
     denoiser = made()
     with torch.no_grad():
         denoiser.network.encoder[0].blocks[0].conv_in.weight[0, 0, 0, 0] = 1e5
-    with pytest.raises(ValueError, match=r"conv_in\.weight has values that torch\.float16 cannot hold; torch\.bfloat16"):
+    with pytest.raises(ValueError, match=r"conv_in\.weight has values that torch\.float16 cannot hold"):
         save_model(denoiser, tmp_path / "model", dtype=torch.float16)
     assert not (tmp_path / "model").exists()
     save_model(denoiser, tmp_path / "model", dtype=torch.bfloat16)

@@ -22,7 +22,7 @@ def test_new_residual_blocks_are_identities():
     torch.manual_seed(0)
     network = Autoencoder(2, latent=3, factor=1, width=8, blocks=(2, 3))
     x = torch.randn(2, 2, 5, 5)
-    shuffle, first, *blocks, norm, act, last = network.encoder
+    _, first, *blocks, norm, act, last = network.encoder
     assert len(blocks) == 2
     assert torch.allclose(network.encoder(x), last(act(norm(first(x)))))
 
@@ -35,7 +35,9 @@ def test_norms_make_every_place_of_unit_mean_square():
     assert torch.allclose(norm(x)[:, :, 2:3, 1:2], norm(x[:, :, 2:3, 1:2]))  # of one place alone
 
 
-@pytest.mark.parametrize("factor, patch, blocks", [(4, 2, (1, 1)), (4, 1, (1, 1)), (2, 2, (2, 2)), (8, 4, (1, 1))])
+@pytest.mark.parametrize(
+    "factor, patch, blocks", [(4, 2, (1, 1)), (4, 1, (1, 1)), (2, 2, (2, 2)), (8, 4, (1, 1))]
+)
 def test_the_decoder_sees_as_far_as_it_says_and_no_farther(factor, patch, blocks):
     network = made(factor=factor, patch=patch, blocks=blocks)
     side = 2 * network.reach + 3

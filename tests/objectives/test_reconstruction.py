@@ -98,7 +98,7 @@ def test_gradients_are_a_part_of_the_loss_and_the_scale_may_stand_still(batch):
 def test_negative_weights_are_refused():
     with pytest.raises(ValueError, match="kl: expected a number of at least 0"):
         Reconstruction(kl=-1.0)
-    with pytest.raises(ValueError, match="gradients: expected a number of at least 0, got -0.5"):
+    with pytest.raises(ValueError, match=r"gradients: expected a number of at least 0, got -0\.5"):
         Reconstruction(gradients=-0.5)
     with pytest.raises(ValueError, match="perceptual: expected"):
         Reconstruction(perceptual=float("nan"))

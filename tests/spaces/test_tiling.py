@@ -112,7 +112,10 @@ def test_margins_weigh_nothing_inside_and_all_at_the_borders_of_the_canvas():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (((8, 8), (4, 4), 3, "uniform", False, 1), "margin: expected 0 to 0, half of what windows overlap, got 1"),
+        (
+            ((8, 8), (4, 4), 3, "uniform", False, 1),
+            "margin: expected 0 to 0, half of what windows overlap, got 1",
+        ),
         (((8, 8), (4, 4), 2, "uniform", False, -1), "margin: expected 0 to 1"),
         (((8, 8), (4, 4), 5), "stride <= window"),
         (((8, 8), (9, 9), 4), "window <= canvas"),

@@ -35,7 +35,7 @@ def tokenised(data: Any, denoiser: Denoiser) -> Any:
 
     The denoiser's own tokeniser makes them, of all texts at once; a field "text" that is there already stays.
     """
-    if "text" not in denoiser.fields or "text" in data.train.fields or not _texts(data.train):
+    if "text" not in getattr(denoiser, "fields", ()) or "text" in data.train.fields or not _texts(data.train):
         return data
     splits: dict[str, Any] = {
         name: _with_ids(getattr(data, name), denoiser) for name in ("train", "held_out")

@@ -89,8 +89,8 @@ def _paint(scenes: Scenes, size: int) -> Tensor:
     for k in range(MOST):
         if not bool(scenes.present[:, k].any()):
             continue
-        own = (v[:, k, None, None] for v in (scenes.radius, scenes.texture, style))
-        look = layers(distance[:, k], dx[:, k], dy[:, k], *own, size)
+        r, texture, looks = (v[:, k, None, None] for v in (scenes.radius, scenes.texture, style))
+        look = layers(distance[:, k], dx[:, k], dy[:, k], r, texture, looks, size)
         colour = colours[scenes.colour[:, k]] * scenes.tint[:, k, None]
         image = torch.lerp(image, inked(look, colour, background), cover[:, k, None])
     return image * 2 - 1
