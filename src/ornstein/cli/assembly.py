@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ornstein.conditions import Whitened
 from ornstein.core import Denoiser, Objective, Process, build, leaves
 from ornstein.denoisers import Matcher, NetworkDenoiser, Prompted, Reconstructor
 from ornstein.networks import TextImage
@@ -44,7 +45,7 @@ def assemble(config: Config, dataset: Any, codec: Any = None) -> Assembled:
         return _assemble_pair(config, dataset)
     parts = {"process": _process_part(config.process, dataset)}
     process = made("processes", parts["process"])
-    encoder = text_encoder(config.text)
+    encoder = text_encoder(config.text, dataset)
     parts["network"] = _network_part(config.network, dataset, process, encoder)
     parts["objective"] = _filled("objectives", config.objective, {"class": "Denoising"}, {})
     objective = made("objectives", parts["objective"])
@@ -86,7 +87,7 @@ def _assemble_pair(config: Config, dataset: Any) -> Assembled:
         raise ValueError(f"text: describe the encoder that is to be trained, got {config.text!r}")
     training = config.training.model_dump()
     torch.manual_seed(training["seed"])
-    encoder = text_encoder(config.text)
+    encoder = build(config.text)
     facts = {"channels": dataset.shape[0], "code": encoder.network.head.out_features}
     parts = {
         "network": _filled("networks", config.network, {"class": "Encoder"}, facts),
@@ -97,8 +98,9 @@ def _assemble_pair(config: Config, dataset: Any) -> Assembled:
     return Assembled(Matcher(pair, dataset.shape), made("objectives", parts["objective"]), record)
 
 
-def text_encoder(said: str | dict[str, Any] | None) -> Any:
-    """The text encoder of a model by its name, or one made as described (its weights are then those of a run).
+def text_encoder(said: str | dict[str, Any] | None, dataset: Any) -> Any:
+    """The text encoder of a model by its name, whitened over the data's texts, or one made as described (its weights
+    are then those of a run).
 
     Raises:
         ValueError: no such model, or one that has no encoder of texts.
@@ -107,7 +109,10 @@ def text_encoder(said: str | dict[str, Any] | None) -> Any:
         return None
     if isinstance(said, dict):
         return build(said)
-    return part_of(said, "encoder", "text")
+    if dataset.train.texts is None:
+        raise ValueError(f"text: data {dataset.name!r} have no texts to learn from")
+    encoder = part_of(said, "encoder", "text")
+    return encoder if isinstance(encoder, Whitened) else Whitened.fit(encoder, dataset.train.texts)
 
 
 def part_of(model: str, part: str, key: str) -> Any:

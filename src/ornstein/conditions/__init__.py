@@ -8,6 +8,7 @@ from .perturb import PerturbEmbedding
 from .spherical import slerp, slerp_grid
 from .text import Spans, TextEncoder, Tokeniser
 from .time_masked import MODES, TimeMasked
+from .whitened import Whitened
 
 __all__ = [
     "MODES",
@@ -19,6 +20,7 @@ __all__ = [
     "TextEncoder",
     "TimeMasked",
     "Tokeniser",
+    "Whitened",
     "corrupted",
     "slerp",
     "slerp_grid",
