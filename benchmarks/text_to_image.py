@@ -20,7 +20,7 @@ from ornstein.data import scenes as world
 from ornstein.metrics import Estimate, permuted_score, scene_score
 from ornstein.zoo import data_options_of
 
-GUIDANCE = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 STEPS = (5, 10, 15, 25, 50)
 SEED = 2**24  # far from those that models are trained on
 SHOWN = (
@@ -141,7 +141,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="scenes")
     parser.add_argument("--prompts", type=int, default=300)
-    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--table", type=Path)
     parser.add_argument("--figure", type=Path)

@@ -13,6 +13,7 @@ from ornstein.data.scenes.parse import Parsed
 from ornstein.data.scenes.world import COLOURS, SHAPES, UNSEEN, Scenes, World, draw_scenes
 from ornstein.metrics.scenes import (
     SceneScore,
+    asked_of,
     exchanges,
     mean_estimate,
     names_unseen,
@@ -243,3 +244,12 @@ def test_wrong_calls() -> None:
         scene_score(["a red elephant"] * 3, scenes)
     with pytest.raises(ValueError, match="two prompts"):
         permuted_score(["a red circle"], scenes.rows(slice(0, 1)))
+
+
+def test_a_place_is_asked_of_all_objects_of_the_kind() -> None:
+    scenes = draw_scenes(400, 3, World(most=2, groups=1))
+    two = scenes.rows(scenes.counts == 2).rows(slice(0, 1))
+    for x, expected in ((0.3, 1.0), (0.7, 0.0)):
+        moved = two._replace(x=torch.tensor([[0.2, x, 0.5, 0.5]]), y=torch.tensor([[0.3, 0.7, 0.5, 0.5]]))
+        asked = asked_of(moved)[0]._replace(place="left")
+        assert scene_score([asked], moved).place.tolist() == [expected]

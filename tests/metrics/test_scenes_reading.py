@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ornstein.data.scenes import ATTRIBUTES, Parsed, Scenes, draw_scenes
+from ornstein.data.scenes import ATTRIBUTES, Parsed, Scenes, World, draw_scenes
 from ornstein.metrics.scenes_reading import reading_error
 
 
@@ -60,3 +60,12 @@ def test_missed_extra_moved_and_refused() -> None:
     assert not refused.exact.any() and refused.unreadable_rate.value == 1
     with pytest.raises(ValueError, match="one image a scene"):
         reading_error(truth, read_as(truth.rows(slice(0, 3))))
+
+
+def test_a_far_object_takes_no_near_ones_partner() -> None:
+    scenes = draw_scenes(200, 4, World(most=2, groups=1))
+    truth = scenes.rows(scenes.counts == 2).rows(slice(0, 1))
+    truth = truth._replace(x=torch.tensor([[0.2, 0.4, 0.0, 0.0]]), y=torch.full((1, 4), 0.5))
+    found = truth._replace(x=torch.tensor([[0.26, 0.1, 0.0, 0.0]]))
+    error = reading_error(truth, read_as(found))
+    assert (error.missed, error.extra) == (1, 1)

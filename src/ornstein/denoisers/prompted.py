@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ornstein.core import Condition, Denoiser, Posterior, Step, Time, Tree
@@ -79,7 +80,9 @@ class Prompted(Pretrained):
                 f"{self.field}: expected words, ids (B, L) or features, got integers of shape {tuple(ids.shape)}; "
                 "leave the field out where no row has any"
             )
-        return Condition({**condition, self.field: self.encoder(ids)}, condition.present)
+        with torch.autocast(ids.device.type, enabled=False):  # the same features in training as in sampling
+            features = self.encoder(ids)
+        return Condition({**condition, self.field: features}, condition.present)
 
     def forward(
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None

@@ -127,6 +127,7 @@ def _text_kind(kind: Kind, config: Any) -> Kind:
         "class_embed_type": config.class_embed_type,
         "num_class_embeds": config.num_class_embeds,
         "encoder_hid_dim_type": config.encoder_hid_dim_type,
+        "time_cond_proj_dim": config.get("time_cond_proj_dim"),
         "addition_embed_type": None
         if config.addition_embed_type == "text_time"
         else config.addition_embed_type,

@@ -38,7 +38,7 @@ def retrieval(pair: Any, x: Tensor, ids: Tensor, among: int = 256) -> dict[str, 
         similarity = of_images[rows] @ of_texts[rows].T
         same = (ids[rows][:, None] == ids[rows]).all(-1)
         for way, best in enumerate((similarity.argmax(1), similarity.argmax(0))):
-            hits[way] += same.gather(1, best[:, None].cpu()).sum()
+            hits[way] += same.cpu().gather(1, best[:, None].cpu()).sum()
     names = ("image to text", "text to image")
     return {name: wilson(int(found), len(x)) for name, found in zip(names, hits, strict=True)}
 

@@ -64,7 +64,7 @@ class SceneScore:
         count_error: objects found less those asked for.
         kind_counts: share of the prompt's kinds of which all are there and no more.
         relation: all objects of the first kind are on that side of all of the second, which are all there.
-        place: the object is there and at its place.
+        place: all objects of the first kind are there and at their place.
         size, texture: share of objects asked for with one that are there and have it.
         style, background: as asked for.
         success: all that the prompt asks for, and nothing else, is there.
@@ -262,7 +262,7 @@ def _score_one(asked: Asked, found: _Found, margin: float) -> tuple[float, ...]:
     fine = [_fine(name, wanted, partner, found) for name in ("size", "texture")]
     whole = [_whole(said, seen, found) for said, seen in
              ((asked.style, found.style), (asked.background, found.background))]  # fmt: skip
-    where = [_relation(asked, wanted, partner, found, margin), _place(asked, partner, found, margin)]
+    where = [_relation(asked, wanted, partner, found, margin), _place(asked, wanted, partner, found, margin)]
     success = exact and all(v == 1 or v != v for v in (*where, *fine, *whole))
     return (
         recall, both / q if q else 0.0, exact, *marginals, gap, swap, p == q and found.readable, q - p,
@@ -343,7 +343,12 @@ def _relation(
     return float(relation_holds(asked.relation, first, second, margin))
 
 
-def _place(asked: Asked, partner: dict[int, int], found: _Found, margin: float) -> float:
+def _place(
+    asked: Asked, wanted: list[tuple[int, Kind]], partner: dict[int, int], found: _Found, margin: float
+) -> float:
     if asked.place is None:
         return float("nan")
-    return float(0 in partner and place_holds(asked.place, *found.centres[partner[0]], margin))
+    own = [a for a, (kind, _) in enumerate(wanted) if kind == 0]
+    return float(
+        all(a in partner and place_holds(asked.place, *found.centres[partner[a]], margin) for a in own)
+    )

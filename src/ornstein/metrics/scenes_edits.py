@@ -81,7 +81,8 @@ def edit_score(source: Tensor, before: Scenes, target: Scenes, images: Tensor) -
     outside_psnr, outside_error = _outside(source, images, masks)
     partner = _partners(target, read)
     same = _unaltered(target, read.scenes, partner)
-    whole = (target.background == read.scenes.background) & (target.style == read.scenes.style)
+    styled = (target.style == read.scenes.style) | (target.counts == 0)  # nothing shows no style
+    whole = (target.background == read.scenes.background) & styled
     edited, gone = changed & target.present, changed & ~target.present & before.present
     done = (same | ~edited).all(1) & ~(_occupied(before, target, read) & gone).any(1)
     rest = target.present & ~changed

@@ -94,7 +94,8 @@ def _pairs(truth: Scenes, found: Scenes, near: float) -> tuple[Tensor, Tensor, T
     squared = sum((getattr(truth, k)[:, :, None] - getattr(found, k)[:, None]) ** 2 for k in "xy")
     possible = truth.present[:, :, None] & found.present[:, None]
     distance = torch.sqrt(torch.as_tensor(squared)).masked_fill(~possible, 10.0)
-    rows = [linear_sum_assignment(table) for table in distance.double().numpy()]
+    cost = distance.masked_fill(distance > near, 10.0)  # a far one is worth no near pair
+    rows = [linear_sum_assignment(table) for table in cost.double().numpy()]
     own, theirs = (torch.tensor([r[side].tolist() for r in rows]).flatten() for side in (0, 1))
     image = torch.arange(len(rows)).repeat_interleave(truth.x.shape[1])
     apart = distance[image, own, theirs]

@@ -178,3 +178,9 @@ def test_training_lowers_the_loss_and_files_keep_the_network(tmp_path) -> None:
 
 def test_the_shipped_network_is_small() -> None:
     assert (detection._SHIPPED / "detector.safetensors").stat().st_size < 500_000
+
+
+def test_an_image_that_is_not_finite_is_unreadable_and_the_others_are_read() -> None:
+    images = render(draw_scenes(3, 5), 32)
+    images[1, 0, 3, 4] = float("nan")
+    assert parse(images).readable.tolist() == [True, False, True]

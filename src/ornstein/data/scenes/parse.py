@@ -112,10 +112,11 @@ def parse(images: Tensor, detector: Detector | None = None) -> Parsed:
         raise ValueError(f"images: expected (N, 3, S, S), got {tuple(images.shape)}")
     detector = detector or load_detector()
     images = images.detach().to("cpu", torch.float32)
+    finite, images = images.isfinite().flatten(1).all(1), images.nan_to_num(0.0, 1.0, -1.0)
     with torch.no_grad():
         parts = [_parse(part, detector) for part in images.split(ROWS)] or [_parse(images, detector)]
     joined: Parsed = cat(parts)
-    return joined
+    return joined._replace(readable=joined.readable & finite)
 
 
 def _parse(images: Tensor, detector: Detector) -> Parsed:
