@@ -127,6 +127,17 @@ def test_the_same_run_anew_has_the_trained_encoder(parts, trained, call, tmp_pat
         assert torch.equal(model.encoder.state_dict()[name], value), name
 
 
+def test_an_encoder_or_a_codec_made_in_code_is_not_made_anew_at_random(trained, refused, tmp_path) -> None:
+    config = (trained / "config.yaml").read_text()
+    for key, words in (("text", "random weights"), ("codec", "codec that has no name")):
+        lines = [line for line in config.splitlines() if not line.startswith(f"    {key}: /")]
+        assert len(lines) == len(config.splitlines()) - 1
+        (tmp_path / "code.yaml").write_text("\n".join(lines))
+        code, text = refused(f"train scenes --config {tmp_path / 'code.yaml'} --out anew-{key} --steps 2")
+        assert code == 2
+        assert words in text.replace("\n", " ")
+
+
 def test_what_the_run_learned_is_the_network_alone(parts, trained) -> None:
     model, text, codec = (orn.load(p) for p in (trained, parts[0] / "text", parts[0] / "codec"))
     for name, value in text.pair.text.state_dict().items():

@@ -99,15 +99,20 @@ def _assemble_pair(config: Config, dataset: Any) -> Assembled:
 
 
 def text_encoder(said: str | dict[str, Any] | None, dataset: Any) -> Any:
-    """The text encoder of a model by its name, whitened over the data's texts, or one made as described (its weights
-    are then those of a run).
+    """The text encoder of a model by its name, whitened over the data's texts, or one described whose weights come with
+    its package.
 
     Raises:
-        ValueError: no such model, or one that has no encoder of texts.
+        ValueError: no such model, one that has no encoder of texts, or one described that would be made at random.
     """
     if said is None:
         return None
     if isinstance(said, dict):
+        if said.get("class") != "conditions.MiniLM":
+            raise ValueError(
+                f"text: an encoder of {said.get('class')!r} made anew has random weights, and stays frozen; name a "
+                "model that has a trained one, such as scenes-text"
+            )
         return build(said)
     if dataset.train.texts is None:
         raise ValueError(f"text: data {dataset.name!r} have no texts to learn from")

@@ -164,7 +164,10 @@ def of_run(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{str(path)!r}: the run of a model made in code, which a configuration cannot rebuild; go on from there"
         )
     process, data = arguments["process"], dict(found.get("data", {}).get("options") or {})
-    _check_named(process, text, data, path)
+    if process["class"] == "spaces.Encoded" and "codec" not in data:
+        raise ValueError(
+            f"{str(path)!r}: the run of a model made in code, with a trained codec that has no name; go on from there"
+        )
     return {
         **({"text": data.pop("text", text)} if text else {}),  # a trained one has a name
         "data": data,
@@ -176,19 +179,6 @@ def of_run(found: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "objective": _flat(found["objective"]),
         "training": found["training"],
     }
-
-
-def _check_named(process: Any, text: Any, data: Mapping[str, Any], path: Path) -> None:
-    """Refuse a trained part whose weights a configuration cannot find again: it would be made anew, at random."""
-    for part, needed, key in (
-        ("codec", process["class"] == "spaces.Encoded", "codec"),
-        ("text encoder", bool(text) and text["class"] != "conditions.MiniLM", "text"),
-    ):
-        if needed and key not in data:
-            raise ValueError(
-                f"{str(path)!r}: the run of a model made in code, with a trained {part} that has no name; go on from "
-                "there"
-            )
 
 
 def _of_codec(found: Mapping[str, Any], codec: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,25 @@ from ornstein.core import Denoiser
 
 from .files import ACCEPTED, CONFIG, FIT, WEIGHTS, load_model, save_model
 
-__all__ = ["HubModel"]
+__all__ = ["HubModel", "asked_of_hub"]
+
+
+@contextlib.contextmanager
+def asked_of_hub(name: str, accepted: str) -> Iterator[None]:
+    """Say which model was asked for, and what is accepted in its place.
+
+    Raises:
+        ValueError: the hub has no such model.
+        OSError: the hub cannot be reached and the model is not in the cache.
+    """
+    try:
+        yield
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ValueError(f"model {name!r}: not on the hub ({error}); accepted is {accepted}") from error
+    except OSError as error:
+        raise OSError(
+            f"model {name!r}: no such folder, and not had from the hub ({type(error).__name__}: {error})"
+        ) from error
 
 
 class HubModel(ModelHubMixin, library_name="ornstein", tags=["ornstein", "diffusion"]):
@@ -46,11 +66,5 @@ class HubModel(ModelHubMixin, library_name="ornstein", tags=["ornstein", "diffus
             ValueError: no such model, or its files are not ornstein's.
             OSError: the hub cannot be reached and the model is not in the cache.
         """
-        try:
+        with asked_of_hub(name, ACCEPTED):
             return cls.from_pretrained(name, weights=weights, **options).model
-        except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-            raise ValueError(f"model {name!r}: not on the hub ({error}); accepted is {ACCEPTED}") from error
-        except OSError as error:
-            raise OSError(
-                f"model {name!r}: no such folder, and not had from the hub ({type(error).__name__}: {error})"
-            ) from error

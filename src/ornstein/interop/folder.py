@@ -252,7 +252,8 @@ def _json(path: Path) -> dict[str, Any]:
 def _fetched(name: str, variant: str | None, hub: Mapping[str, Any]) -> Path:
     """A snapshot of a repository: its JSON, its vocabularies, and the safetensors of the parts that are read."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    from ornstein.denoisers.hub import asked_of_hub
 
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise ValueError(f"model {name!r}: no such folder; accepted is {ACCEPTED}")
@@ -262,11 +263,5 @@ def _fetched(name: str, variant: str | None, hub: Mapping[str, Any]) -> Path:
         wanted += [f"{part}/{pattern}" for pattern in ("*.json", "*.txt", "*.model")]
     wanted += [f"{part}/{weights}" for part in WEIGHTS]
     unwanted = [] if variant else ["*.fp16*", "*.bf16*", "*non_ema*"]
-    try:
+    with asked_of_hub(name, ACCEPTED):
         return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=unwanted, **hub))
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise ValueError(f"model {name!r}: not on the hub ({error}); accepted is {ACCEPTED}") from error
-    except OSError as error:
-        raise OSError(
-            f"model {name!r}: no such folder, and not had from the hub ({type(error).__name__}: {error})"
-        ) from error
