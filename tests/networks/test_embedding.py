@@ -5,7 +5,8 @@ import torch
 from torch.nn.functional import one_hot
 
 from ornstein.core import Condition
-from ornstein.networks import LabelEmbedding, LevelEmbedding, TokenEmbedding, sinusoid
+from ornstein.networks import LabelEmbedding, LevelEmbedding, TokenEmbedding, Transformer, UNet, sinusoid
+from ornstein.networks.embedding import TextTokens
 
 
 def test_a_sinusoid_has_unit_pairs_and_its_stated_frequencies():
@@ -55,3 +56,57 @@ def test_absent_labels_are_the_null_vector():
     rows.sum().backward()
     assert embedding.table.weight.grad.abs().sum(1).tolist() == [0, 0, 4]
     assert embedding.null.grad.tolist() == [1] * 4
+
+
+def a_text(rows: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shown = torch.arange(5)[None].expand(rows, -1) < 4
+    return torch.randn(rows, 5, 8, generator=generator, dtype=torch.double), shown
+
+
+def read(module, tokens, shown, present=None):
+    return module(Condition({"text": {"tokens": tokens, "mask": shown}}, present), len(tokens))
+
+
+def test_blocks_among_tokens_start_as_the_identity():
+    tokens, shown = a_text()
+    deep = TextTokens(8, 6, depth=2).double()
+    plain = TextTokens(8, 6).double()
+    plain.load_state_dict(deep.state_dict(), strict=False)
+    assert torch.equal(read(deep, tokens, shown)[0], read(plain, tokens, shown)[0])
+
+
+def test_tokens_read_one_another_in_both_directions_and_nothing_that_is_hidden(wake):
+    deep = wake(TextTokens(8, 6, depth=1).double())
+    tokens, shown = a_text()
+    made = read(deep, tokens, shown)[0]
+    for place, moves in ((0, True), (3, True), (4, False)):
+        other = tokens.clone()
+        other[0, place] += torch.arange(8)
+        told = read(deep, other, shown)[0]
+        others = [i for i in range(4) if i != place]
+        assert all((not torch.equal(told[0, i], made[0, i])) == moves for i in others)
+        assert torch.equal(told[1], made[1])
+
+
+def test_a_row_without_a_text_shows_the_null_token_at_any_depth(wake):
+    deep = wake(TextTokens(8, 6, depth=1).double())
+    tokens, shown = a_text()
+    made, mask = read(deep, tokens, shown, {"text": torch.tensor([True, False])})
+    missing, none = deep(None, 2)
+    assert torch.equal(made[1, :1], missing[1]) and none is None
+    assert mask.tolist() == [[True] * 4 + [False], [True] + [False] * 4]
+
+
+@pytest.mark.parametrize("network", [UNet, Transformer])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"text_depth": 1}, "text_depth: needs a text"),
+        ({"text_depth": -1, "text": 8}, "text_depth: expected 0"),
+    ],
+)
+def test_depths_of_a_text_that_cannot_be_are_refused(network, options, message):
+    more = {"attention": (0,)} if network is UNet else {}
+    with pytest.raises(ValueError, match=message):
+        network(1, width=8, **more, **options)

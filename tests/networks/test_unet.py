@@ -114,6 +114,17 @@ def test_spatial_attention_starts_as_the_identity_and_has_no_positions(wake):
     assert not torch.allclose(expected, shuffled)
 
 
+def test_attention_with_positions_tells_places_apart(wake):
+    attention = SpatialAttention(8, positions=True).double()
+    x = torch.randn(1, 8, 1, 1, dtype=torch.double).expand(-1, -1, 3, 4)
+    assert torch.equal(attention(x), x)
+    wake(attention)
+    values = attention(x).flatten(2)[0].T
+    assert torch.cdist(values, values).add(torch.eye(12)).min() > 1e-6  # no two places read alike
+    plain = wake(SpatialAttention(8).double())(x).flatten(2)[0].T
+    assert torch.allclose(plain, plain[:1].expand_as(plain), atol=1e-12)
+
+
 def test_a_text_is_read_where_there_is_attention(wake):
     network = wake(UNet(1, width=8, multipliers=(1, 2), attention=(1,), text=3).double())
     assert network.fields == {"text"}

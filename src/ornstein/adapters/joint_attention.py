@@ -13,7 +13,7 @@ from ornstein.core import align
 from ornstein.networks import SelfAttention
 from ornstein.networks.around import Around
 from ornstein.networks.attention import Mask, attend
-from ornstein.networks.unet import zeroed
+from ornstein.networks.norms import zeroed
 
 from .low_rank import adapt, replaced, scale_of, scaled
 

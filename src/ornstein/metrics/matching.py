@@ -49,8 +49,10 @@ def told_apart(pair: Any, x: Tensor, ids: Tensor, other_x: Tensor, other_ids: Te
 
     Args:
         pair: a `networks.TextImage`.
-        x, ids: images (N, C, H, W) and their texts (N, L).
-        other_x, other_ids: for each another image and its text.
+        x: images (N, C, H, W).
+        ids: their texts (N, L).
+        other_x: for each another image.
+        other_ids: the texts of those.
 
     Returns:
         "texts" and "images": what is told apart.

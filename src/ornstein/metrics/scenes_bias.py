@@ -95,7 +95,8 @@ def attribute_shift(
     mean for two sets of these sizes from their pooled law. How much a change leaks into what it should not touch.
 
     Args:
-        before, after: (N,) and (M,) values, 0 to number - 1; negative ones are left out.
+        before: (N,) values, 0 to number - 1; negative ones are left out.
+        after: (M,) values of the other set.
         number: of values.
         resamples: of the bootstrap and of the floor.
         seed: of both.

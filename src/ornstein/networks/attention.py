@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,9 +13,10 @@ from .cache import Slot
 from .norms import RMSNorm
 from .rotary import rotate
 
-__all__ = ["CrossAttention", "Mask", "SelfAttention", "attend", "dense_mask"]
+__all__ = ["CrossAttention", "Mask", "SelfAttention", "attend", "dense_mask", "heads_for"]
 
 SHORT = 128  # up to here, written out is as fast or faster
+HEAD_WIDTH = 32
 
 Mask = (
     Tensor | Callable[[Tensor, Tensor], Tensor]
@@ -44,6 +46,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None = None) -> Tensor:
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(-1) @ v
+
+
+def heads_for(width: int) -> int:
+    """How many heads of about 32 features divide a width."""
+    return math.gcd(max(1, width // HEAD_WIDTH), width)
 
 
 def _check_heads(width: int, heads: int) -> None:

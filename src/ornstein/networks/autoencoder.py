@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from ornstein.core import Module
 
 from .checks import check_positive
-from .norms import RMSNorm
-from .unet import zeroed
+from .norms import RMSNorm, zeroed
 
 __all__ = ["Autoencoder"]
 

@@ -13,8 +13,7 @@ from ornstein.core import suggest
 
 from .attention import CrossAttention, Mask, SelfAttention, attend
 from .cache import Slot
-from .norms import NORMS, LayerNorm, RMSNorm
-from .unet import zeroed
+from .norms import NORMS, LayerNorm, RMSNorm, zeroed
 
 __all__ = ["MLP", "Block", "JointBlock", "modulate"]
 

@@ -9,10 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import heads_for
+from .block import Block
+from .norms import zeroed
+
 if TYPE_CHECKING:
     from ornstein.core import Condition
 
-__all__ = ["Conditioning", "LabelEmbedding", "LevelEmbedding", "TextTokens", "TokenEmbedding", "sinusoid"]
+__all__ = [
+    "Conditioning",
+    "LabelEmbedding",
+    "LevelEmbedding",
+    "TextTokens",
+    "TokenEmbedding",
+    "sinusoid",
+    "text_tokens",
+]
 
 LEVEL_LIMIT = 20.0
 SLOWEST, FASTEST = 0.1, 5.0  # radians a unit of level
@@ -111,14 +123,23 @@ class TextTokens(nn.Module):
     elsewhere. The field is (B, S, features), or {"tokens": (B, S, features), "mask": (B, S)} where texts differ in
     length.
 
+    With a depth, the tokens first read each other in both directions, in transformer blocks that start as the identity
+    and are trained with the network: what a frozen encoder leaves out, which object a word belongs to for one, can be
+    made up for there (the token refiner of HunyuanVideo, 2412.03603, without its dependence on the level).
+
     Args:
         features: of a token as it is given.
         width: of a token as it leaves.
+        depth: blocks among tokens, of the width `features`.
     """
 
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, features: int, width: int, depth: int = 0) -> None:
         super().__init__()
         self.features = features
+        self.blocks = nn.ModuleList(Block(features, heads_for(features), None) for _ in range(depth))
+        for block in self.blocks:
+            zeroed(block.attention.out)
+            zeroed(block.ffn[-1])
         self.inner = nn.Linear(features, width)
         self.null = nn.Parameter(torch.randn(width))
 
@@ -136,9 +157,25 @@ class TextTokens(nn.Module):
         given, shown = (given["tokens"], given["mask"]) if isinstance(given, dict) else (given, None)
         if given.ndim != 3 or given.shape[-1] != self.features:
             raise ValueError(f"text: expected (B, S, {self.features}), got {tuple(given.shape)}")
-        tokens = torch.where(present[..., None], self.inner(given.to(self.null.dtype)), self.null)
         first = torch.arange(given.shape[1], device=present.device) == 0
-        return tokens, torch.where(present, torch.ones_like(present) if shown is None else shown, first)
+        mask = torch.where(present, torch.ones_like(present) if shown is None else shown, first)
+        told = given.to(self.null.dtype)
+        for block in self.blocks:
+            told = block(told, None, mask=mask[:, None, None])
+        return torch.where(present[..., None], self.inner(told), self.null), mask
+
+
+def text_tokens(features: int | None, width: int, depth: int = 0) -> TextTokens | None:
+    """What reads a network's text: `TextTokens`, or None where there is no text.
+
+    Raises:
+        ValueError: a negative depth, or blocks among the tokens of no text.
+    """
+    if depth < 0:
+        raise ValueError(f"text_depth: expected 0 or more, got {depth}")
+    if features is None and depth:
+        raise ValueError("text_depth: needs a text; give the features of its tokens as `text`")
+    return None if features is None else TextTokens(features, width, depth)
 
 
 class Conditioning(nn.Module):

@@ -11,8 +11,8 @@ from ornstein.core import suggest
 from .around import Around
 from .checks import check_positive
 from .embedding import LevelEmbedding
+from .norms import zeroed
 from .taps import first_of, tap_names
-from .unet import zeroed
 
 if TYPE_CHECKING:
     from ornstein.core import Condition

@@ -12,7 +12,8 @@ from ornstein.core import Module
 
 from .checks import check_level, check_positive
 from .embedding import LevelEmbedding, TokenEmbedding
-from .unet import UNet, group_norm, zeroed
+from .norms import group_norm, zeroed
+from .unet import UNet
 
 if TYPE_CHECKING:
     from ornstein.core import Condition

@@ -11,8 +11,8 @@ from ornstein.core import Module, suggest
 
 from .around import Around
 from .checks import check_positive
+from .norms import group_norm, zeroed
 from .taps import inner_network, tap_names, tapped
-from .unet import group_norm, zeroed
 
 if TYPE_CHECKING:
     from ornstein.core import Condition

@@ -1,12 +1,17 @@
-"""Norms of tokens. Statistics are made in float32, or in the tokens' own precision where that is higher."""
+"""Norms of tokens and of maps, and layers that start at zero.
+
+Statistics of tokens are made in float32, or in the tokens' own precision where that is higher.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["NORMS", "LayerNorm", "RMSNorm"]
+__all__ = ["NORMS", "LayerNorm", "RMSNorm", "group_norm", "zeroed"]
 
 EPSILON = 1e-6
 
@@ -41,3 +46,16 @@ class RMSNorm(nn.Module):
 
 
 NORMS: dict[str, type[LayerNorm | RMSNorm]] = {"layer": LayerNorm, "rms": RMSNorm}
+
+
+def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    """Group norm in up to 8 groups of two channels or more: statistics of one sample, any width."""
+    groups = math.gcd(channels, 8) if channels >= 16 else 1
+    return nn.GroupNorm(groups, channels, affine=affine)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer with all parameters zero, so that what its output is added to starts unchanged."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer

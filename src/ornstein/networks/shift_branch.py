@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ornstein.core import Module
 
 from .checks import check_positive
-from .unet import UNet, zeroed
+from .norms import zeroed
+from .unet import UNet
 
 __all__ = ["ShiftBranch"]
 

@@ -13,11 +13,11 @@ from ornstein.core import Module
 
 from .block import MLP, Block, JointBlock, modulate
 from .checks import check_level, check_positive
-from .embedding import Conditioning, TextTokens, TokenEmbedding
+from .embedding import Conditioning, TokenEmbedding, text_tokens
 from .experts import MoE, SwiGLU
+from .norms import zeroed
 from .patches import from_patches, per_axis, to_patches
 from .rotary import base_for, grid_positions, waves
-from .unet import zeroed
 
 if TYPE_CHECKING:
     from ornstein.core import Condition
@@ -151,6 +151,7 @@ class Transformer(Tower):
         joint: whether the text is a stream of its own that takes part in attention (`JointBlock`), in place of being
             read by cross attention. Its own feed-forward networks are `MLP`s, whatever `hidden` and `experts` say.
         qk_norm: whether queries and keys are normed.
+        text_depth: blocks among the text's tokens before they are read, see `TextTokens`.
         size: a usual size of the input, for the frequencies of rotations; 32 patches along each axis if None.
 
     Raises:
@@ -173,6 +174,7 @@ class Transformer(Tower):
         text: int | None = None,
         joint: bool = False,
         qk_norm: bool = False,
+        text_depth: int = 0,
         size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
@@ -188,7 +190,7 @@ class Transformer(Tower):
         extents = [32] * dims if size is None else [-(-n // p) for n, p in zip(size, self.patch, strict=True)]
         self.stem = nn.Linear(channels * points, width)
         self.conditioning = Conditioning(width, labels)
-        self.text = None if text is None else TextTokens(text, width)
+        self.text = text_tokens(text, width, text_depth)
         options: dict[str, Any] = {"qk_norm": qk_norm, "bases": [base_for(n) for n in extents]}
         if text is not None and not joint:
             options["cross"] = width

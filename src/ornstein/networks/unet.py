@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -14,35 +13,23 @@ from torch import Tensor, nn
 
 from ornstein.core import Module, suggest
 
-from .attention import CrossAttention, SelfAttention
+from .attention import CrossAttention, SelfAttention, heads_for
 from .checks import check_level, check_positive
-from .embedding import Conditioning, TextTokens
+from .embedding import Conditioning, text_tokens
+from .norms import group_norm, zeroed
 from .patches import folded, unfolded
+from .rotary import grid_positions, waves
 
 if TYPE_CHECKING:
     from ornstein.core import Condition
 
-__all__ = ["ResidualBlock", "SpatialAttention", "Stage", "UNet", "group_norm", "zeroed"]
+__all__ = ["ResidualBlock", "SpatialAttention", "Stage", "UNet"]
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     1: nn.Conv1d,
     2: nn.Conv2d,
     3: nn.Conv3d,
 }
-HEAD_WIDTH = 32
-
-
-def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """Group norm in up to 8 groups of two channels or more: statistics of one sample, any width."""
-    groups = math.gcd(channels, 8) if channels >= 16 else 1
-    return nn.GroupNorm(groups, channels, affine=affine)
-
-
-def zeroed(layer: nn.Module) -> nn.Module:
-    """The layer with all parameters zero, so that what its output is added to starts unchanged."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
 
 
 class ResidualBlock(nn.Module):
@@ -79,21 +66,25 @@ class SpatialAttention(nn.Module):
     Args:
         width: channels of the map.
         text: features of the text's tokens, or None.
+        positions: whether a linear map of `waves` of a position is added to what queries and keys are made of.
     """
 
-    def __init__(self, width: int, text: int | None = None) -> None:
+    def __init__(self, width: int, text: int | None = None, positions: bool = False) -> None:
         super().__init__()
-        heads = math.gcd(max(1, width // HEAD_WIDTH), width)
+        heads = heads_for(width)
         self.norm = group_norm(width)
         self.attention = SelfAttention(width, heads)
         zeroed(self.attention.out)
         self.cross = None if text is None else CrossAttention(width, heads, text)
         if self.cross is not None:
             zeroed(self.cross.out)
+        self.place = zeroed(nn.Linear(width, width, bias=False)) if positions else None
 
     def forward(self, x: Tensor, text: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
         """(B, width, ...) to the same, for a text of tokens (B, S, features) and their mask (B, S)."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)
+        if self.place is not None:
+            tokens = tokens + self.place(waves(grid_positions(x.shape[2:], x.device), x.shape[1]).to(tokens))
         read = self.attention(tokens)
         if self.cross is not None and text is not None:
             read = read + self.cross(tokens, text[0], None if text[1] is None else text[1][:, None, None])
@@ -120,11 +111,12 @@ class Stage(nn.Module):
         dims: int,
         dropout: float,
         text: int | None = None,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(width, conditioning, dims, dropout) for _ in range(blocks))
         self.attention = nn.ModuleList(
-            SpatialAttention(width, text) if attention else nn.Identity() for _ in range(blocks)
+            SpatialAttention(width, text, positions) if attention else nn.Identity() for _ in range(blocks)
         )
 
     def forward(self, x: Tensor, c: Tensor, text: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
@@ -165,6 +157,8 @@ class UNet(Module):
         text: features of a text's tokens, or None. With them it reads `condition["text"]`, see `TextTokens`, where
             there is attention.
         patch: pixels a side that are folded into channels first, so that the finest level is that much smaller.
+        text_depth: blocks among the text's tokens before they are read, see `TextTokens`.
+        positions: whether attention is told where in the map it stands, in place of learning it from the margin.
 
     Raises:
         ValueError: an argument out of range, or an input that does not fit.
@@ -183,6 +177,8 @@ class UNet(Module):
         dropout: float = 0.0,
         text: int | None = None,
         patch: int = 1,
+        text_depth: int = 0,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         check_positive(channels=channels, width=width, multipliers=multipliers, blocks=blocks, patch=patch)
@@ -196,7 +192,10 @@ class UNet(Module):
         self.conditioning = Conditioning(4 * width, labels)
         read = None if text is None else 4 * width
         down, up = (
-            [Stage(w, blocks, i in attention, 4 * width, dims, dropout, read) for i, w in enumerate(widths)]
+            [
+                Stage(w, blocks, i in attention, 4 * width, dims, dropout, read, positions)
+                for i, w in enumerate(widths)
+            ]
             for _ in range(2)
         )
         self.stem = conv(channels * points, widths[0], 3, padding=1)
@@ -207,7 +206,7 @@ class UNet(Module):
         self.decoder = nn.ModuleList(reversed(up))
         self.norm = group_norm(widths[0])
         self.out = zeroed(conv(widths[0], (out_channels or channels) * points, 3, padding=1))
-        self.text = None if text is None else TextTokens(text, 4 * width)
+        self.text = text_tokens(text, 4 * width, text_depth)
 
     @property
     def fields(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ from ornstein.core import Module
 
 from .checks import check_level, check_positive
 from .embedding import Conditioning
-from .unet import zeroed
+from .norms import zeroed
 
 if TYPE_CHECKING:
     from ornstein.core import Condition
