@@ -41,6 +41,14 @@ def test_embedding_and_encoding_are_the_whole_and_padding_changes_nothing(encode
     torch.testing.assert_close(cut["tokens"][0], made["tokens"][0, :10], atol=2e-6, rtol=0)
 
 
+def test_a_row_of_no_tokens_is_pooled_to_zeros(encoder):
+    """As what fills the place of an absent text."""
+    ids = torch.cat([torch.zeros(1, 32, dtype=torch.long), encoder.tokenise(TEXTS[:1])])
+    made = encoder(ids)
+    assert not made["tokens"][0].any() and not made["pooled"][0].any()
+    torch.testing.assert_close(made["pooled"][1], encoder(ids[1:])["pooled"][0], atol=1e-5, rtol=0)
+
+
 def test_tokens_know_their_words(encoder):
     spans = encoder.spans(TEXTS[2])
     assert spans.of("Zürich") == [2] and spans.of("café") == [3]

@@ -70,6 +70,19 @@ def test_words_are_found_by_what_they_are_and_where(tokeniser):
         spans.of("ircle")  # a part of a word is no word
 
 
+def test_a_token_ends_where_its_last_character_does(tokeniser):
+    """Tokens that touch do not share a character, and start and end stand for none."""
+    spans = tokeniser.spans("red,blue,a")
+    assert spans.ranges == ((0, 0), (0, 3), (3, 4), (4, 8), (8, 9), (9, 10), (10, 10))
+    assert spans.of("blue") == [3] and spans.of("red") == [1] and spans.of("a") == [5]
+    assert spans.tokens(3, 4) == [2] and spans.tokens(2, 4) == [1, 2] and spans.tokens(3, 5) == [2, 3]
+    assert spans.tokens(-1, 99) == [1, 2, 3, 4, 5]
+    assert spans.of("a", -1) == spans.of("a", 0)
+    for occurrence in (1, -2):
+        with pytest.raises(ValueError, match="'a' stands 1 times"):
+            spans.of("a", occurrence)
+
+
 def test_what_is_too_long_is_cut_off_and_named():
     short = Tokeniser(WORDS, 5)
     with pytest.warns(UserWarning, match=r"5 tokens; cut off was 'left of', and the ends of 1 more"):

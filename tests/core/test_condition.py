@@ -36,6 +36,42 @@ def test_joining_fills_missing_fields_with_absence():
     assert joined.present["b"].tolist() == [False, False, True] and joined["b"].shape == (3, 4)
 
 
+def test_joining_pads_tokens_that_have_a_mask():
+    def told(length, rows):
+        tokens = torch.randn(rows, length, 4)
+        return Condition(
+            {"text": {"tokens": tokens, "mask": torch.ones(rows, length) > 0, "pooled": torch.rand(rows, 3)}}
+        )
+
+    short, long = told(2, 1), told(5, 2)
+    for given in ([short, long, Condition({"a": torch.ones(1)})], [long, short]):
+        joined = Condition.cat(given)["text"]
+        row = 0
+        for one in given:
+            if "text" in one:
+                tokens = one["text"]["tokens"]
+                rows, length = slice(row, row + len(tokens)), tokens.shape[1]
+                assert torch.equal(joined["tokens"][rows, :length], tokens)
+                assert joined["mask"][rows, :length].all() and not joined["mask"][rows, length:].any()
+                assert not joined["tokens"][rows, length:].any()
+                assert torch.equal(joined["pooled"][rows], one["text"]["pooled"])
+                row += len(tokens)
+        assert joined["mask"].shape[1] == 5 and joined["mask"].dtype == torch.bool
+
+
+def test_what_cannot_be_joined_is_named():
+    tokens = torch.zeros(1, 3, 4)
+    with_mask = {"tokens": tokens, "mask": torch.ones(1, 3) > 0}
+    for other in (torch.zeros(1, 2, 4), {"tokens": tokens}, {**with_mask, "tokens": torch.zeros(1, 3, 5)}):
+        first = tokens if isinstance(other, torch.Tensor) else with_mask
+        with pytest.raises(
+            ValueError, match=r"text: conditions with rows of shapes .*\(3, 4\).* cannot be joined"
+        ):
+            Condition.cat([Condition({"text": first}), Condition({"text": other})])
+    with pytest.raises(ValueError, match="an empty condition has no rows"):
+        Condition.cat([Condition(), Condition({"text": tokens})])
+
+
 def test_staged_fields_are_resolved_at_a_time():
     class Staged:
         def at(self, t):

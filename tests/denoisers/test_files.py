@@ -374,6 +374,15 @@ def cached(saved: Path, cache: Path, name: str = "somebody/digits") -> Path:
     return cache
 
 
+def test_options_of_the_hub_are_of_ids(saved, tmp_path) -> None:
+    for option, value in (("revision", "main"), ("token", "x"), ("cache_dir", "."), ("force_download", True)):
+        with pytest.raises(ValueError, match=rf"{option}: got {value!r}, but model .* is a folder"):
+            load_model(saved, **{option: value})
+    with pytest.raises(TypeError, match=r"unknown option of the hub 'revison'\. Did you mean 'revision'"):
+        load_model("somebody/digits", revison="main")
+    assert load_model(saved, local_files_only=True, revision=None) is not None
+
+
 def test_a_hub_id_loads_from_the_cache(saved, tmp_path) -> None:
     cache = cached(saved, tmp_path / "cache")
     again = NetworkDenoiser.from_pretrained("somebody/digits", cache_dir=cache, local_files_only=True)

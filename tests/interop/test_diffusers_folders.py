@@ -129,6 +129,98 @@ def test_from_the_hub_come_safetensors_only(tmp_path: Path, monkeypatch: pytest.
         interop.load_diffusers("owner/name")
 
 
+def test_options_of_the_hub_are_of_ids(tmp_path: Path) -> None:
+    for option, value in (
+        ("revision", "main"),
+        ("token", "x"),
+        ("cache_dir", "."),
+        ("force_download", True),
+    ):
+        with pytest.raises(ValueError, match=rf"{option}: got {value!r}, but model .* is a folder"):
+            interop.load_diffusers(tmp_path, **{option: value})
+    for name in (tmp_path, "owner/name"):
+        with pytest.raises(TypeError, match=r"unknown option of the hub 'revison'\. Did you mean 'revision'"):
+            interop.load_diffusers(name, revison="main")
+    with pytest.raises(ValueError, match="no model_index"):  # which is kept, as far as it goes
+        interop.load_diffusers(tmp_path, local_files_only=True, revision=None)
+
+
+# ------------------------------------------------------------------------------------- shards
+
+
+def sharded(folder: Path) -> Any:
+    """A network in several files and its index."""
+    parts = {"unet": tiny.unet(), "scheduler": tiny.ddim()}
+    parts["unet"].save_pretrained(folder / "unet", max_shard_size="20KB")
+    parts["scheduler"].save_pretrained(folder / "scheduler")
+    return parts
+
+
+INDEX = "diffusion_pytorch_model.safetensors.index.json"
+
+
+def renamed(name: str) -> Any:
+    """The index with another name for the file of one weight."""
+
+    def change(unet: Path) -> None:
+        index = json.loads((unet / INDEX).read_text())
+        index["weight_map"]["conv_in.weight"] = name
+        (unet / INDEX).write_text(json.dumps(index))
+
+    return change
+
+
+def elsewhere(unet: Path) -> None:
+    first = min(unet.glob("*.safetensors"))
+    index = json.loads((unet / INDEX).read_text())
+    index["weight_map"] = dict.fromkeys(index["weight_map"], first.name)
+    (unet / INDEX).write_text(json.dumps(index))
+
+
+def cut(unet: Path) -> None:
+    path = sorted(unet.glob("*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+SHARDS = {
+    "above": (renamed("../secret.safetensors"), r"names the file '\.\./secret.safetensors'"),
+    "absolute": (renamed("/tmp/secret.safetensors"), "without a path"),
+    "of another system": (renamed("..\\secret.safetensors"), "without a path"),
+    "below": (renamed("inner/secret.safetensors"), "without a path"),
+    "a pickle": (renamed("model.bin"), r"names the file 'model\.bin'; accepted are safetensors"),
+    "missing": (renamed("gone.safetensors"), "gone.safetensors: not a whole safetensors file"),
+    "without its weights": (elsewhere, "00001-of.* has no "),
+    "cut": (cut, "00002-of.*not a whole safetensors file"),
+    "no map": (lambda unet: (unet / INDEX).write_text("{}"), "expected a weight_map"),
+}
+
+
+def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
+    parts = sharded(tmp_path)
+    assert len(list((tmp_path / "unet").glob("*.safetensors"))) > 2
+    other = json.dumps({"weight_map": {"conv_in.weight": "model.fp16.safetensors"}})
+    (tmp_path / "unet" / INDEX.replace("index", "index.fp16")).write_text(other)  # its files were not fetched
+    x = start("unconditional")
+    found = ours(interop.load_diffusers(tmp_path), x, 2)
+    assert torch.equal(found, ours(interop.from_diffusers(parts), x, 2))
+
+
+@pytest.mark.parametrize("case", SHARDS)
+def test_files_that_an_index_names_are_whole_and_in_its_folder(case: str, tmp_path: Path) -> None:
+    sharded(tmp_path / "model")
+    damage, match = SHARDS[case]
+    damage(tmp_path / "model" / "unet")
+    with pytest.raises(ValueError, match=match):
+        interop.load_diffusers(tmp_path / "model")
+
+
+def test_a_config_has_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model_index.json").write_text('{"a": "' + 100 * "b" + '"}')
+    monkeypatch.setattr("ornstein.interop.folder.LARGEST", 99)
+    with pytest.raises(ValueError, match="109 bytes, a config has at most 99"):
+        interop.load_diffusers(tmp_path)
+
+
 # ------------------------------------------------------------------------------------- refusals
 
 
@@ -156,6 +248,8 @@ BROKEN = {
     "another network": (indexed(unet=["diffusers", "PriorTransformer"]), "unet is a PriorTransformer"),
     "code of its own": (indexed(unet=["my_unet", "MyUNet"]), "unet is a MyUNet"),
     "a codec that is not read": (indexed(vqvae=["diffusers", "VQModel"]), "part 'vqvae'"),
+    "a scheduler that is none": (indexed(scheduler=["diffusers", "AutoencoderKL"]), "is no scheduler"),
+    "a scheduler that is no class": (indexed(scheduler=["diffusers", "schedulers"]), "is no scheduler"),
     "no scheduler": (indexed(scheduler=[None, None]), "nothing says which"),
     "a broken index": (lambda f: (f / "model_index.json").write_text("{"), "not readable as JSON"),
     "nothing": (
@@ -176,7 +270,7 @@ def test_a_folder_that_cannot_be_read_says_why(case: str, tmp_path: Path) -> Non
 
 def test_pickled_files_are_refused_with_the_safe_way(tmp_path: Path) -> None:
     for name, match in (
-        ("edm.pkl", "throwaway environment with NVIDIA's code"),
+        ("edm.pkl", "throwaway environment that holds NVIDIA's code and nothing of yours"),
         ("sd.ckpt", "unpickling runs"),
     ):
         (tmp_path / name).write_bytes(pickle.dumps(Bomb()))
@@ -187,18 +281,33 @@ def test_pickled_files_are_refused_with_the_safe_way(tmp_path: Path) -> None:
             read(tmp_path / "edm.pkl")
 
 
+class Theirs(torch.nn.Module):
+    """As on the docs page."""
+
+    fields = frozenset()
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Any, level: Any, condition: Any = None) -> Any:
+        return self.net(x, -level / 4, None)
+
+
 def test_weights_that_were_converted_are_read(tmp_path: Path) -> None:
-    """As the message about EDM checkpoints says."""
+    """As the message about EDM checkpoints says, in the wrapper of the docs page."""
     from safetensors.torch import save_file
 
+    from ornstein.denoisers.files import EDM
+
     def made() -> denoisers.NetworkDenoiser:
-        network = networks.UNet(1, width=8, multipliers=(1,))
+        network = Theirs(networks.UNet(1, width=8, multipliers=(1,)))
         return denoisers.NetworkDenoiser(network, processes.EDM(), "edm", (1, 8, 8))
 
     model, other = made(), made()
-    save_file(
-        {f"network.{k}": v for k, v in model.network.state_dict().items()}, tmp_path / "edm.safetensors"
-    )
+    net = model.network.net
+    assert "save_file({f'network.net.{k}': v for k, v in net.state_dict().items()}, 'edm.safetensors')" in EDM
+    save_file({f"network.net.{k}": v for k, v in net.state_dict().items()}, tmp_path / "edm.safetensors")
     assert load_weights(other, tmp_path / "edm.safetensors") is other
     x = torch.randn(2, 1, 8, 8)
     with torch.no_grad():
@@ -209,14 +318,7 @@ def test_weights_that_were_converted_are_read(tmp_path: Path) -> None:
 def test_a_network_of_edm_is_told_its_own_level() -> None:
     """The wrapper on the docs page: D = c_skip x + c_out F(c_in x, log(sigma) / 4), as of 2206.00364, table 1."""
     net = tiny.seeded(networks.UNet, channels=3, width=8, multipliers=(1,))
-
-    class Theirs(torch.nn.Module):
-        fields = frozenset()
-
-        def forward(self, x: Any, level: Any, condition: Any = None) -> Any:
-            return net(x, -level / 4, None)
-
-    model = denoisers.NetworkDenoiser(Theirs(), processes.EDM(), "edm", shape=(3, 8, 8), scale=0.5)
+    model = denoisers.NetworkDenoiser(Theirs(net), processes.EDM(), "edm", shape=(3, 8, 8), scale=0.5)
     for sigma in (0.02, 1.0, 70.0):
         x, power = sigma * torch.randn(2, 3, 8, 8), sigma**2 + 0.25
         output = net(x / power**0.5, torch.full((2,), sigma).log() / 4, None)
@@ -251,9 +353,37 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         raise OSError("No space left on device")
 
     monkeypatch.setattr(diffusers.DDIMScheduler, "save_pretrained", full)
-    with pytest.raises(OSError, match="No space"):
-        interop.save_diffusers(model, tmp_path / "new")
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "a/b/new", "empty"):
+        with pytest.raises(OSError, match="No space"):
+            interop.save_diffusers(model, tmp_path / name)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_what_stands_beside_a_folder_stays(tmp_path: Path) -> None:
+    """Also what has the name of a part."""
+    foreign = tmp_path / ".new.part" / "thesis.txt"
+    foreign.parent.mkdir()
+    foreign.write_text("mine")
+    (tmp_path / "new").mkdir()
+    interop.save_diffusers(interop.from_diffusers(PIPELINES["unconditional"]()), tmp_path / "new")
+    assert foreign.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.part", "new"]
+    assert (tmp_path / "new").stat().st_mode == foreign.parent.stat().st_mode  # readable by as many
+
+
+@pytest.mark.parametrize("name", ["DiffusionPipeline", "logging", "StableDiffusionControlNetPipeline", 3])
+def test_pipelines_are_made_of_known_classes(name: Any) -> None:
+    model = interop.from_diffusers(PIPELINES["unconditional"]())
+    model.settings["_class_name"] = name
+    with pytest.raises(ValueError, match=rf"unknown pipeline '{name}'.*to_diffusers"):
+        interop.to_pipeline(model)
+
+
+def test_the_known_pipelines_are_pipelines() -> None:
+    from ornstein.interop.export import PIPELINES as KNOWN
+
+    assert all(issubclass(getattr(diffusers, name), diffusers.DiffusionPipeline) for name in KNOWN)
 
 
 # ------------------------------------------------------------------------------------- our models

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cache
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("diffusers", reason="diffusers is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
@@ -206,6 +208,76 @@ def test_stable_diffusion_is_their_pipeline(schedule: str, spacing: str) -> None
     assert gap(shown(found), theirs(pipe, start(), prompt=TEXTS, guidance_scale=3.0)) < 1e-4
 
 
+def doubled(**config: Any) -> Any:
+    """A scheduler whose table is in float64."""
+    scheduler = tiny.ddim(timestep_spacing="trailing", **config)
+    for name in ("alphas_cumprod", "final_alpha_cumprod"):
+        setattr(scheduler, name, getattr(scheduler, name).double())
+    return scheduler
+
+
+def as_read(model: Any, prediction: str) -> Any:
+    """The model with its network's output taken for another quantity."""
+    views = {"epsilon": "noise", "v_prediction": "edm", "sample": "mean"}
+    model._predicted, model.prediction = prediction, views[prediction]
+    return model
+
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@torch.no_grad()
+def test_predictions_to_rounding_and_another_reading_or_table_is_seen(prediction: str, zero: bool) -> None:
+    """In float64 from the last trained step, which with zero terminal SNR has no signal at all."""
+    if prediction == "epsilon" and zero:
+        return  # refused, see `test_what_is_not_read_is_refused`
+    unet, x = copy.deepcopy(smallest()).double(), start("unconditional").double()
+    scheduler = doubled(prediction_type=prediction, rescale_betas_zero_snr=zero)
+    parts = {"unet": unet, "scheduler": scheduler}
+    scheduler.set_timesteps(10)
+    assert scheduler.timesteps[0] == 999
+    assert (scheduler.alphas_cumprod[-1] == 0) == zero
+    expected = x
+    for k in scheduler.timesteps:
+        expected = scheduler.step(unet(expected, k).sample, k, expected).prev_sample
+    model = interop.from_diffusers(parts)
+    assert (model.process.at(1.0).alpha == 0) == zero
+    assert gap(ours(model, x), expected) < 1e-10
+    for other in set(PREDICTIONS) - {prediction} - ({"epsilon"} if zero else set()):
+        assert gap(ours(as_read(interop.from_diffusers(parts), other), x), expected) > 1e-2
+    if prediction != "epsilon":
+        table = doubled(prediction_type=prediction, rescale_betas_zero_snr=not zero)
+        assert gap(ours(interop.from_diffusers({**parts, "scheduler": table}), x), expected) > 1e-4
+
+
+def test_what_a_scheduler_does_to_estimates_is_said_and_not_done() -> None:
+    unet, x = tiny.unet(), 3 * start("unconditional")
+    plain = ours(
+        interop.from_diffusers({"unet": unet, "scheduler": diffusers.DDIMScheduler(clip_sample=False)}), x, 3
+    )
+    for given, said in (
+        ({}, "clip_sample=True of DDIMScheduler"),
+        ({"clip_sample": False, "thresholding": True}, "thresholding=True of DDIMScheduler"),
+        ({"thresholding": True}, "clip_sample=True and thresholding=True"),
+    ):
+        scheduler = diffusers.DDIMScheduler(**given)
+        with pytest.warns(UserWarning, match=f"{said}.*samples differ"):
+            model = interop.from_diffusers({"unet": unet, "scheduler": scheduler})
+        assert torch.equal(ours(model, x, 3), plain)
+        scheduler.set_timesteps(3)
+        expected = x
+        with torch.no_grad():
+            for k in scheduler.timesteps:
+                expected = scheduler.step(unet(expected, k).sample, k, expected).prev_sample
+        assert gap(plain, expected) > 1e-2  # so they do
+    unread = diffusers.EulerDiscreteScheduler()
+    unread.register_to_config(clip_sample=True)  # as configs of other schedulers leave it
+    assert unread.config.clip_sample
+    interop.from_diffusers({"unet": unet, "scheduler": unread})
+
+
 def test_an_unconditional_pipeline() -> None:
     pipe = pipeline("unconditional")
     options = {"num_inference_steps": 10, "output_type": "pt", "generator": torch.Generator().manual_seed(1)}
@@ -362,6 +434,51 @@ def test_a_model_without_encoders_says_so() -> None:
         assert torch.equal(alone(start(), 0.5, dropped).mean, alone(start(), 0.5, zeros).mean)
 
 
+class Called(TorchDispatchMode):
+    """Names of the operations that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_of_training_does_not_count_the_texts() -> None:
+    """How many differ is known to the device only, so to ask is to wait for it; a run asks once."""
+    model, x = interop.from_diffusers(tiny.stable_diffusion()), start(n=4)
+    given = Condition({"text": model.tokenise("text", TEXTS + TEXTS)})
+    with torch.no_grad():
+        model(x, 0.5, given)  # the empty text is encoded once
+        with Called() as step:
+            found = model(x, 0.5, given).mean
+        with Called() as run:
+            prepared = model.prepare(given)
+        assert gap(found, model(x, 0.5, prepared).mean) < 1e-5
+    assert any("unique" in name for name in run.names)
+    assert not any("unique" in name for name in step.names)
+
+
+@torch.no_grad()
+def test_texts_of_other_lengths_are_not_padded() -> None:
+    """Networks of diffusers read the padding."""
+    model = interop.from_diffusers({"unet": tiny.text_unet(), "scheduler": tiny.ddim()})
+    x, network = start(), Counted(model.network)
+    short, long = (Condition({"text": {"tokens": torch.randn(2, n, 16)}}) for n in (3, 5))
+    both = model.many(x, 0.5, [short, long, short])
+    assert network.rows == [2, 2, 2]
+    for one, condition in zip(both, (short, long, short), strict=True):
+        assert gap(one.mean, model(x, 0.5, condition).mean) < 1e-6
+    model.many(x, 0.5, [short, short.null()])
+    assert network.rows[-1] == 4
+    masked = {"tokens": torch.randn(2, 3, 16), "mask": torch.tensor([[True] * 3, [True, True, False]])}
+    with pytest.raises(ValueError, match="text: UNet2DConditionModel reads every token"):
+        model.prepare(Condition({"text": masked}))
+    model.prepare(Condition({"text": masked}, {"text": torch.tensor([True, False])}))  # what nobody reads
+
+
 class Counted:
     """How often modules are called, and on how many rows."""
 
@@ -441,6 +558,39 @@ def test_labels_of_a_unet() -> None:
         ours(model, x, 2, label=5)
     nulled = interop.from_diffusers(parts, null_label=4)
     assert gap(ours(nulled, x, 2, label=[1, None]), ours(model, x, 2, label=[1, 4])) < 1e-6
+
+
+def test_training_drops_no_label_by_itself() -> None:
+    """diffusers' DiT drops a tenth of the labels in training mode; the objective does so here, by its own noise."""
+    model, x = interop.from_diffusers(tiny.dit()), start(n=2).repeat(64, 1, 1, 1)
+    given = Condition({"label": torch.tensor([3, 7]).repeat(64)})
+    expected = model(x, 0.5, given).mean
+    for trained in (model, copy.deepcopy(model)):
+        trained.train()
+        state = torch.get_rng_state()
+        assert trained.network.training
+        assert torch.equal(trained(x, 0.5, given).mean, expected)
+        assert torch.equal(torch.get_rng_state(), state)
+    model(x, 0.5, given.null()).mean.sum().backward()
+    (table,) = (p for k, p in model.named_parameters() if k.endswith("embedding_table.weight"))
+    assert table.grad[1000].any() and not table.grad[:1000].any()  # the null class still learns
+
+
+@pytest.mark.parametrize("null_label", [5, -1, True, 2.0])
+def test_the_null_label_is_a_class(null_label: Any) -> None:
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    with pytest.raises(ValueError, match=r"null_label: expected a class of this UNet2DModel, 0 to 4, got"):
+        interop.from_diffusers(
+            {"unet": tiny.unet(num_class_embeds=5), "scheduler": scheduler}, null_label=null_label
+        )
+    with pytest.raises(ValueError, match="null_label: this UNet2DModel reads no labels"):
+        interop.from_diffusers({"unet": smallest(), "scheduler": scheduler}, null_label=null_label)
+
+
+def test_the_null_label_of_a_dit_may_be_its_own() -> None:
+    assert interop.from_diffusers(pipeline("DiT"), null_label=1000).null_label == 1000
+    with pytest.raises(ValueError, match="0 to 1000, got 1001"):
+        interop.from_diffusers(pipeline("DiT"), null_label=1001)
 
 
 # -------------------------------------------------------------------------------------- codec
@@ -534,7 +684,8 @@ def test_what_is_not_read_is_refused(make: Any, match: str) -> None:
 )
 def test_the_table_of_every_scheduler_is_read(kind: str) -> None:
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    scheduler = getattr(diffusers, f"{kind}Scheduler")(**betas)
+    unclipped = {"clip_sample": False} if kind == "DDPM" else {}
+    scheduler = getattr(diffusers, f"{kind}Scheduler")(**betas, **unclipped)
     model = interop.from_diffusers({"unet": smallest(), "scheduler": scheduler})
     expected = tiny.ddim().alphas_cumprod.double()
     times = (torch.arange(1000, dtype=torch.float64) + 1) / 1000

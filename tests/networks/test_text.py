@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -75,8 +77,57 @@ def test_similarities_are_cosines_over_the_temperature():
     with torch.no_grad():
         pair.log_scale.fill_(9.0)
     torch.testing.assert_close(pair(x, ids), 10 * expected)  # e^a is held at 100
-    with pytest.raises(ValueError, match="temperature"):
-        TextImage(Told(), Encoder(3, 4), temperature=0.01)
+    for temperature in (0.01, 0.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature"):
+            TextImage(Told(), Encoder(3, 4), temperature=temperature)
+
+
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_temperature_at_its_limit_is_not_caught_there(way):
+    """Above e^a = 100 the gradient that leads back is that of exp, and none leads further."""
+    pair = TextImage(Told(), Encoder(3, 4, width=4, levels=2)).double()
+    for at, slope in ((2.0, way * math.exp(2.0)), (9.0, 100.0 if way > 0 else 0.0)):
+        pair.log_scale.data.fill_(at)
+        (found,) = torch.autograd.grad(way * pair.scale, pair.log_scale)
+        assert float(found) == pytest.approx(slope, rel=1e-12)
+    optimiser = torch.optim.Adam([pair.log_scale], 0.1)
+    for step in range(120):
+        optimiser.zero_grad()
+        (pair.scale * (way if step < 60 else 1)).backward()
+        optimiser.step()
+    with torch.no_grad():
+        assert float(pair.scale) == pytest.approx(math.exp(float(pair.log_scale)))
+        assert float(pair.scale) < 90  # it comes back
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ({"depth": -1}, "depth: expected an integer of at least 0, got -1"),
+        ({"depth": 1.0}, "depth: expected an integer"),
+        ({"depth": True}, "depth: expected an integer"),
+        ({"code": 0}, "code: expected a positive integer"),
+        ({"levels": 0}, "levels: expected"),
+        ({"patch": 0}, "patch: expected"),
+        ({"width": 2.5}, "width: expected"),
+    ],
+)
+def test_arguments_of_the_image_tower_are_checked(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        Encoder(**{"channels": 3, "code": 4, **arguments})
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 8, 7), (2, 3, 9, 8), (3, 8, 8)])
+def test_images_of_another_kind_are_refused(shape):
+    with pytest.raises(
+        ValueError, match=r"x: expected images \(B, 3, H, W\) with sides in multiples of 2, got"
+    ):
+        Encoder(3, 4, width=4, levels=1, patch=2)(torch.zeros(shape))
+
+
+def test_heads_of_the_image_tower_divide_every_width():
+    for width in (5, 24, 100):
+        assert Encoder(1, 4, width=width, levels=1, depth=1)(torch.randn(2, 1, 4, 4)).shape == (2, 4)
 
 
 def test_places_of_a_map_read_one_another_where_there_are_blocks():

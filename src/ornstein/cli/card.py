@@ -72,14 +72,21 @@ def card(
     write(out / "card.json", (json.dumps(facts, indent=2) + "\n").encode())
 
 
+_TOLD_APART = (
+    "Told apart is the share of scenes whose own text (image) fits better than the twin's, of those whose texts "
+    "differ; 0.5 by chance."
+)
+
+
 def _repeated(
     denoiser: Any, name: str, n: int, steps: int, seed: int, guidance: float | None
 ) -> dict[str, str]:
     """What was measured, and the command that measures it again."""
-    from ornstein.denoisers import Reconstructor
+    from ornstein.denoisers import Matcher, Reconstructor
 
-    if isinstance(denoiser, Reconstructor):
-        return {"sampling": "held-out data, reconstructed", "command": f"ornstein evaluate {name} -n {n}"}
+    held_out = {Reconstructor: "held-out data, reconstructed", Matcher: "held-out data, compared"}
+    if type(denoiser) in held_out:
+        return {"sampling": held_out[type(denoiser)], "command": f"ornstein evaluate {name} -n {n}"}
     command = f"ornstein evaluate {name} -n {n} --steps {steps} --seed {seed}"
     sampling = f"recommended solver, {steps} steps, seed {seed}"
     if guidance is None:
@@ -111,6 +118,8 @@ def _text(name: str, facts: dict[str, Any]) -> str:
         "| measure | samples | reference |",
         "|---|---|---|",
         *rows,
+        "",
+        _TOLD_APART if any("told apart" in key for key in facts["measured"]) else "",
         "",
         f"Samples that equal a training sample: {facts['duplicates']}."
         if facts["duplicates"] is not None

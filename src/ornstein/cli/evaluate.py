@@ -19,6 +19,7 @@ __all__ = ["evaluate", "measured", "show"]
 @app.command(
     epilog=examples(
         ("ornstein evaluate digits", "a model that ships, on the data it was trained on"),
+        ("ornstein evaluate scenes-text", "texts and images: which find each other, which are told apart"),
         ("ornstein evaluate runs/first --steps 20 --guidance 1.5 --out guided.json", "other samples of it"),
         (
             "ornstein evaluate runs/photos --data photos/ --set size=32",
@@ -97,11 +98,14 @@ def measured(
     denoiser: Any, dataset: Any, count: int | None, guidance: float | None, seed: int, **options: Any
 ) -> Measured:
     """`measures.measure` of samples drawn as the command line says; `options` are steps, solver and grid."""
+    from ornstein.denoisers import Matcher
     from ornstein.guides import ClassifierFree
 
     from .draw import Draw
     from .measures import measure
 
+    if guidance is not None and isinstance(denoiser, Matcher):
+        raise ValueError("--guidance: a pair of towers draws no samples")
     guided = denoiser if guidance is None else ClassifierFree(guidance)(denoiser)
     return measure(denoiser, dataset, Draw(guided, seed=seed, **options), count, seed)
 

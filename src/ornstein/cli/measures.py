@@ -7,7 +7,7 @@ generated, against the same held-out samples.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -15,13 +15,15 @@ from torch import Tensor
 
 from ornstein import metrics
 from ornstein.core import Denoiser, Tree
-from ornstein.denoisers import Reconstructor
+from ornstein.denoisers import Matcher, Reconstructor
 from ornstein.metrics import Estimate
 from ornstein.metrics.scenes import mean_estimate
 from ornstein.objectives import Denoising
-from ornstein.training import encoded
+from ornstein.training.codec import encoded_split
 from ornstein.training.evaluation import HeldOut
-from ornstein.training.source import tokenised
+from ornstein.training.source import tokenised_split
+
+from .matches import compared
 
 __all__ = ["Measured", "Row", "Seen", "alike", "measure"]
 
@@ -115,6 +117,9 @@ def measure(
     count = min(len(data.held_out), _MOST) if count is None else count
     if isinstance(model, Reconstructor):
         return _of_reconstructions(model, data, count)
+    if isinstance(model, Matcher):
+        rows = compared(model.pair, data, count).items()
+        return Measured(min(count, len(data.held_out)), [Row(k, *found, "high") for k, found in rows])
     held_out = _spread(data.held_out, max(count, min(len(data.held_out), _MOST)))
     found = Measured(count)
     fields = _wanted(model, data, held_out, count)
@@ -154,9 +159,9 @@ def _indices(split: Any, count: int) -> Tensor:
 
 def _by_level(found: Measured, model: Denoiser, data: Any) -> None:
     accepted, codec = model.fields | model.process.fields, getattr(model.process, "codec", None)
-    seen = replace(data, train=data.held_out)  # only these are read
-    seen = tokenised(seen if codec is None else encoded(seen, codec), model)
-    held = HeldOut(seen.held_out, Denoising(drop=0.0), model.process, accepted, torch.device("cpu"), _BATCH)
+    split = data.held_out if codec is None else encoded_split(data.held_out, codec)
+    split = tokenised_split(split, model)
+    held = HeldOut(split, Denoising(drop=0.0), model.process, accepted, torch.device("cpu"), _BATCH)
     found.clock, found.edges, found.losses = held.clock, held.edges, held.losses(model)
 
 

@@ -115,5 +115,5 @@ class _Bert(nn.Module):
         return made
 
     def pool(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The mean over tokens, made unit."""
-        return F.normalize(tokens.sum(1) / mask.sum(1, keepdim=True))
+        """The mean over tokens, made unit; zeros where there are none."""
+        return F.normalize(tokens.sum(1) / mask.sum(1, keepdim=True).clamp(min=1))

@@ -97,10 +97,17 @@ class Condition(dict[str, Any]):
 
     @staticmethod
     def cat(conditions: Sequence[Condition]) -> Condition:
-        """Joined along the batch; a field missing from one of them is absent in its rows."""
+        """Joined along the batch; a field missing from one of them is absent in its rows.
+
+        Tokens {"tokens": (B, L, D), "mask": (B, L)} of different lengths are padded to the longest, with zeros that the
+        mask leaves out.
+
+        Raises:
+            ValueError: one condition is empty, or a field has rows of different shapes and no mask.
+        """
         names = {name: c[name] for c in conditions for name in c}
         filled = [c._with_absent(names) for c in conditions]
-        values = {k: cat([c[k] for c in filled]) for k in names}
+        values = {k: _joined(k, [c[k] for c in filled]) for k in names}
         return Condition(values, {k: torch.cat([c.present[k] for c in filled]) for k in names})
 
     def _with_absent(self, like: Mapping[str, Tree]) -> Condition:
@@ -127,6 +134,35 @@ class Condition(dict[str, Any]):
         """Moved to a device."""
         moved = {k: tree_map(lambda v: v.to(device), v) for k, v in self.items()}
         return Condition(moved, {k: m.to(device) for k, m in self.present.items()})
+
+
+def _joined(name: str, values: Sequence[Tree]) -> Tree:
+    """Values of one field, joined along the batch."""
+    padded = (
+        _padded(values)
+        if all(isinstance(v, dict) and {"tokens", "mask"} <= set(v) for v in values)
+        else values
+    )
+    shapes = [tree_map(lambda v: tuple(v.shape[1:]), value) for value in padded]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            f"{name}: conditions with rows of shapes {' and '.join(map(str, shapes))} cannot be joined; give texts of "
+            'different lengths as {"tokens": (B, L, D), "mask": (B, L)}'
+        )
+    return cat(padded)
+
+
+def _padded(values: Sequence[Tree]) -> list[Tree]:
+    """Tokens and masks of one length, the longest."""
+    length = max(value["mask"].shape[1] for value in values)
+    return [{**value, **{k: _longer(value[k], length) for k in ("tokens", "mask")}} for value in values]
+
+
+def _longer(x: Tensor, length: int) -> Tensor:
+    """(B, L, ...) to (B, length, ...), zeros behind."""
+    if x.shape[1] == length:
+        return x
+    return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], 1)
 
 
 def _rows(

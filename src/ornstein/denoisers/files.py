@@ -38,10 +38,12 @@ _FOREIGN = {
 }
 EDM = (  # the format of 2206.00364 and its successors
     "An EDM checkpoint is a pickle of NVIDIA's own classes, and unpickling runs whatever code a file holds. The safe "
-    "way, once, in a throwaway environment with NVIDIA's code: safetensors.torch.save_file({f'network.{k}': v for k, v "
-    "in pickle.load(file)['ema'].model.state_dict().items()}, 'edm.safetensors'); then, with the network built in your "
-    "own code, denoisers.files.load_weights(denoiser, 'edm.safetensors')"
+    "way, once, in a throwaway environment that holds NVIDIA's code and nothing of yours: net = "
+    "pickle.load(file)['ema'].model (.unet for EDM2); safetensors.torch.save_file({f'network.net.{k}': v for k, v in "
+    "net.state_dict().items()}, 'edm.safetensors'). Then, with the network built in your own code and told its level "
+    "as docs/stable-diffusion.md shows, denoisers.files.load_weights(denoiser, 'edm.safetensors')"
 )
+HUB_OPTIONS = ("revision", "token", "cache_dir", "force_download", "local_files_only")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 # ------------------------------------------------------------------------------------ writing
@@ -182,20 +184,40 @@ def _card(denoiser: Denoiser, config: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------------ reading
 
 
+def check_hub_options(name: str | Path, options: Mapping[str, Any], local: bool) -> None:
+    """Refuse options of the hub that would not be kept.
+
+    Raises:
+        TypeError: one that is not known.
+        ValueError: the model is a folder, of which there is one version, and which is not downloaded.
+    """
+    for option, value in options.items():
+        if option not in HUB_OPTIONS:
+            raise TypeError(suggest(option, HUB_OPTIONS, "option of the hub"))
+        if local and option != "local_files_only" and value not in (None, False):
+            raise ValueError(
+                f"{option}: got {value!r}, but model {str(name)!r} is a folder; {option} is of ids 'owner/name' of "
+                "the hub"
+            )
+
+
 def load_model(name: str | Path, weights: str = "ema", **hub: Any) -> Denoiser:
     """A denoiser from a folder, a run folder or a hub id, in evaluation mode on the CPU.
 
     Args:
         name: a path, or "owner/name". A path that exists comes before an id.
         weights: "ema", the averaged weights that one samples from, or "raw", the last ones of training.
-        **hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+        **hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`; of an id, not of a path.
 
     Raises:
-        ValueError: there is no such model, or its files are foreign, incomplete or do not fit together.
+        TypeError: an option of the hub that is not known.
+        ValueError: there is no such model, its files are foreign, incomplete or do not fit together, or a path is given
+            with an option of the hub.
         OSError: the hub cannot be reached.
     """
     if weights not in WEIGHTS:
         raise ValueError(suggest(weights, WEIGHTS, "weights"))
+    check_hub_options(name, hub, local=Path(name).exists())
     if Path(name).exists():
         return _read_folder(_model_folder(Path(name)), weights)
     if not _HUB_ID.fullmatch(str(name)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from ornstein.core import Condition, Denoiser, Posterior, Step, Time, align, com
 from ornstein.spaces import Encoded
 
 from .codec import LatentCodec
-from .kinds import PIXELS, kind_of, labels_of, shape_of
+from .kinds import PIXELS, WORDS, kind_of, labels_of, shape_of
 from .schedule import is_flow, prediction_of, process_of
 from .text import TextEncoders
 
 __all__ = ["DiffusersDenoiser"]
 
+Encode = Callable[[Tensor], dict[str, Any]]  # ids (B, L) to features
 GUIDANCE = 3.5  # what Flux is told where nothing is said, as in its pipeline
 VIEWS = {"epsilon": "noise", "v_prediction": "edm", "sample": "mean", "flow": "velocity"}
 
@@ -37,6 +38,13 @@ class DiffusersDenoiser(Denoiser):
     `spaces.Encoded`: states are latents, samples are images in [-1, 1]. States stay in float32 where the network is in
     half precision.
 
+    What a scheduler does to the estimate of x_0 in a pipeline of theirs, `clip_sample` (cut to [-r, r]) and
+    `thresholding` (cut to a quantile), is no part of the model and is not done here: with a scheduler that does so,
+    samples differ from the pipeline's, and a warning says so when the model is read.
+
+    Labels are dropped by the objective that trains, and not a second time by the network: the label dropout of a DiT,
+    which draws from torch's global generator in training mode, is off.
+
     Fields, as far as the model reads them: `label`; `text`, words or features; `negative`, words in place of the empty
     text that a row without text is told (negative prompts); `guidance`, the number that a guidance-distilled Flux
     reads, 3.5 by default.
@@ -45,7 +53,8 @@ class DiffusersDenoiser(Denoiser):
         components: as of a pipeline: unet or transformer, scheduler, and where there are any vae, tokenizer,
             text_encoder and so on.
         settings: of the pipeline's config: `force_zeros_for_empty_prompt`.
-        null_label: the class that a network without one of its own is told where a label is absent.
+        null_label: the class that a network without one of its own is told where a label is absent, 0 to the number of
+            its classes less 1 (that number too for a DiT, whose own null class it is).
 
     Attributes:
         network: diffusers' module.
@@ -53,7 +62,7 @@ class DiffusersDenoiser(Denoiser):
         settings: as they were given.
 
     Raises:
-        ValueError: parts that are not read here.
+        ValueError: parts that are not read here, or a null_label that is none of the network's classes.
     """
 
     def __init__(
@@ -76,9 +85,27 @@ class DiffusersDenoiser(Denoiser):
         self.shape, self.fields = shape_of(self.network), self._kind.fields
         self.text = _text_encoders(self._kind.text, components, self.network, self.settings)
         own = self.labels if self.kind == "DiTTransformer2DModel" else None
-        self.null_label = own if null_label is None else null_label
+        self.null_label = own if null_label is None else self._checked(null_label, own)
         dropped = {"guidance"} | ({"label"} if self.null_label is None else set())
         self.needs = self.fields & dropped  # which training never drops
+
+    def _checked(self, null_label: int, own: int | None) -> int:
+        if self.labels is None:
+            raise ValueError(f"null_label: this {self.kind} reads no labels, got {null_label!r}")
+        most = self.labels - 1 if own is None else own
+        if not isinstance(null_label, int) or isinstance(null_label, bool) or not 0 <= null_label <= most:
+            raise ValueError(
+                f"null_label: expected a class of this {self.kind}, 0 to {most}, got {null_label!r}"
+            )
+        return null_label
+
+    def train(self, mode: bool = True) -> DiffusersDenoiser:
+        """Training mode for all but the text encoders and the network's own dropping of labels."""
+        super().train(mode)
+        for part in self.network.modules():
+            if type(part).__name__ == "LabelEmbedding":  # training drops labels already, by its own noise
+                part.train(False)
+        return self
 
     @property
     def patch(self) -> int:
@@ -104,7 +131,7 @@ class DiffusersDenoiser(Denoiser):
         """One network call."""
         condition = condition.at(t) if condition else None
         if condition and (isinstance(condition.get("text"), Tensor) or "negative" in condition):
-            condition = self.prepare(condition)  # as training gives it
+            condition = self._read_texts(condition, self.text)  # as training gives it
         inner = next(self.network.parameters()).dtype
         given = tree_map(lambda v: v.to(inner) if v.is_floating_point() else v, self._given(x, condition))
         told = self._told(x, t)
@@ -115,9 +142,11 @@ class DiffusersDenoiser(Denoiser):
     def many(
         self, x: Tensor, t: Time, conditions: Sequence[Condition | None], step: Step | None = None
     ) -> list[Posterior]:
-        """All conditions in one network call; it counts as one evaluation each."""
+        """All conditions in one network call; it counts as one evaluation each. Texts of different lengths take a call
+        each, since the networks would read their padding.
+        """
         given = [c for c in conditions if c]
-        if len(given) != len(conditions) or len(given) == 1:
+        if len(given) != len(conditions) or len(given) == 1 or not _alike(given):
             return super().many(x, t, conditions, step)
         k = len(given)
         times = t.repeat(k) if isinstance(t, Tensor) and t.ndim else t
@@ -153,13 +182,18 @@ class DiffusersDenoiser(Denoiser):
 
     def prepare(self, condition: Condition) -> Condition:
         """Texts are encoded and labels checked, once a run; features that are given already stay as they are."""
+        self._check_labels(condition)
+        self._check_masks(condition)
+        return self._read_texts(condition, None if self.text is None else self.text.distinct)
+
+    def _read_texts(self, condition: Condition, encode: Encode | None) -> Condition:
+        """The condition with features for words. What stands here runs at each step of a training: nothing waits."""
         fields, present = dict(condition), dict(condition.present)
-        self._check_labels(fields, present)
         if "guidance" in fields:
             fields["guidance"] = torch.where(present["guidance"], fields["guidance"], GUIDANCE)
             present["guidance"] = torch.ones_like(present["guidance"])
-        negative = self._encoded("negative", fields.pop("negative", None))
-        text = self._encoded("text", fields.get("text"))
+        negative = _encoded("negative", fields.pop("negative", None), encode)
+        text = _encoded("text", fields.get("text"), encode)
         if negative is not None:
             text = negative if text is None else text
             present.setdefault("text", torch.zeros_like(present["negative"]))
@@ -169,7 +203,7 @@ class DiffusersDenoiser(Denoiser):
             fields["text"] = text
         return Condition(fields, present)
 
-    def _check_labels(self, fields: dict[str, Any], present: dict[str, Tensor]) -> None:
+    def _check_labels(self, fields: Condition) -> None:
         if "label" not in fields or not len(fields["label"]):
             return
         # absent rows hold a filler, which no network reads
@@ -179,15 +213,16 @@ class DiffusersDenoiser(Denoiser):
                 f"label: expected 0 to {(self.labels or 0) - 1}, got values from {low} to {high}"
             )
 
-    def _encoded(self, name: str, given: Any) -> dict[str, Any] | None:
-        """Features of a field: of ids by the encoders, and those given as they are."""
-        if given is None or isinstance(given, dict):
-            return given
-        if given.is_floating_point():
-            return {"tokens": given}
-        if self.text is None:
-            raise ValueError(f"{name}: this model was read without text encoders; give features (B, L, D)")
-        return self.text(given)
+    def _check_masks(self, fields: Condition) -> None:
+        for name in WORDS & set(fields):
+            given = fields[name]
+            if not isinstance(given, dict) or "mask" not in given:
+                continue
+            if not bool((given["mask"] | ~fields.present[name][:, None]).all()):
+                raise ValueError(
+                    f"{name}: {self.kind} reads every token, padding too, got features whose mask leaves some out; "
+                    "give texts of one length"
+                )
 
     def _null(self, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What a row without text is told, (1, ...); zeros where there is no encoder to say."""
@@ -222,6 +257,26 @@ class DiffusersDenoiser(Denoiser):
             return torch.as_tensor(fields["label"])
         null = torch.full((len(x),), self.null_label, device=x.device)
         return torch.where(fields.present["label"], fields["label"], null) if "label" in fields else null
+
+
+def _alike(conditions: Sequence[Condition]) -> bool:
+    """Whether the texts of all have features of the same names and lengths."""
+    for name in WORDS:
+        shapes = [tree_map(lambda v: v.shape[1:], c[name]) for c in conditions if name in c]
+        if any(shape != shapes[0] for shape in shapes):
+            return False
+    return True
+
+
+def _encoded(name: str, given: Any, encode: Encode | None) -> dict[str, Any] | None:
+    """Features of a field: of ids by the encoders, and those given as they are."""
+    if given is None or isinstance(given, dict):
+        return given
+    if given.is_floating_point():
+        return {"tokens": given}
+    if encode is None:
+        raise ValueError(f"{name}: this model was read without text encoders; give features (B, L, D)")
+    return encode(given)
 
 
 def _where(present: Tensor, text: Mapping[str, Any], null: Mapping[str, Tensor]) -> dict[str, Tensor]:

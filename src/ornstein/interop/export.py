@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import shutil
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from ornstein.core import AffineProcess, Denoiser, Guided
+from ornstein.core import AffineProcess, Denoiser, Guided, suggest
 from ornstein.denoisers.files import tensors_of
 from ornstein.spaces import Encoded
 
@@ -15,6 +17,25 @@ from .denoiser import DiffusersDenoiser
 from .folder import ENCODERS, TOKENIZERS, imported
 
 __all__ = ["save_diffusers", "to_diffusers", "to_pipeline"]
+
+PIPELINES = (  # that run the networks read here; a config names one of them, and nothing else is made by its name
+    "DDIMPipeline",
+    "DDPMPipeline",
+    "DiTPipeline",
+    "FluxPipeline",
+    "FluxImg2ImgPipeline",
+    "FluxInpaintPipeline",
+    "PNDMPipeline",
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+)
 
 
 def to_diffusers(model: Denoiser, steps: int = 1000) -> tuple[Any, Any]:
@@ -73,7 +94,7 @@ def to_pipeline(model: Denoiser) -> Any:
         model: as of `to_diffusers`.
 
     Raises:
-        ValueError: a network alone that no unconditional pipeline runs.
+        ValueError: a network alone that no unconditional pipeline runs, or a pipeline of a class that is not known.
     """
     diffusers = imported("diffusers")
     if not isinstance(model, DiffusersDenoiser):
@@ -87,6 +108,11 @@ def to_pipeline(model: Denoiser) -> Any:
                 f"model: a {model.kind} alone has no pipeline; take its parts, to_diffusers(model)"
             )
         name = "DDIMPipeline"
+    if name not in PIPELINES:
+        raise ValueError(
+            f"{suggest(str(name), PIPELINES, 'pipeline')} Its parts are to_diffusers(model) and, where it has them, "
+            "model.text and model.process.codec"
+        )
     kind = getattr(diffusers, name)
     accepted = list(inspect.signature(kind.__init__).parameters)[1:]
     empty = {
@@ -130,18 +156,29 @@ def save_diffusers(model: Denoiser, folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder: {str(folder)!r} is there already and not empty; give another name")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
+    made = [parent for parent in folder.parents if not parent.exists()]
     try:
-        _write(model, part)
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as own:
+            _write(model, Path(own) / "whole")
+            _place(Path(own) / "whole", folder)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
         raise
     return folder
+
+
+def _place(written: Path, folder: Path) -> None:
+    """Give a folder its name once all of it is on the disk."""
+    for path in written.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    if folder.exists():
+        folder.rmdir()
+    written.rename(folder)
 
 
 def _write(model: Denoiser, folder: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from ornstein.core import Denoiser
-from ornstein.denoisers.files import EDM
+from ornstein.denoisers.files import EDM, check_hub_options
 
 from .denoiser import DiffusersDenoiser
 from .kinds import KINDS
+from .schedule import warn_unkept
 
 __all__ = ["from_diffusers", "load_diffusers"]
 
@@ -30,6 +31,7 @@ CLASSES = {
     **dict.fromkeys(TOKENIZERS, ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")),
 }
 WEIGHTS = (*NETWORK, "vae", *ENCODERS)
+LARGEST = 2**24  # bytes of a JSON file; an index of ten thousand weights has 2**20
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 ACCEPTED = (
     f"a folder with {INDEX} as save_pretrained of diffusers writes it, one network of it with its scheduler_config.json"
@@ -58,10 +60,15 @@ def load_diffusers(
         variant: of the files, such as "fp16".
         scheduler: of diffusers, in place of the one in the folder.
         null_label: the class that stands for no label, for a UNet2DModel that was trained with one.
-        **hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
+        **hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`; of an id, not of a folder.
+
+    Warns:
+        UserWarning: the scheduler has `clip_sample` or `thresholding`, which is not done here.
 
     Raises:
-        ValueError: no such model, parts that are not read here, or pickled weights.
+        TypeError: an option of the hub that is not known.
+        ValueError: no such model, parts that are not read here, a null_label that is no class, pickled weights, weights
+            that are not whole or lie outside the folder, or an option of the hub for a folder.
         OSError: the hub cannot be reached.
         ImportError: diffusers or transformers is not installed.
     """
@@ -69,6 +76,7 @@ def load_diffusers(
     path = Path(name)
     if path.is_file():
         raise ValueError(f"model {str(name)!r}: {_single(path)}; accepted is {ACCEPTED}")
+    check_hub_options(name, hub, local=path.is_dir())
     folder = path if path.is_dir() else _fetched(str(name), variant, hub)
     index = _index(folder)
     given = {SCHEDULER: scheduler} if scheduler is not None else {}
@@ -85,8 +93,11 @@ def from_diffusers(pipeline: Any, *, null_label: int | None = None) -> Denoiser:
             ({"unet": ..., "scheduler": ...}).
         null_label: as of `load_diffusers`.
 
+    Warns:
+        UserWarning: as of `load_diffusers`.
+
     Raises:
-        ValueError: parts that are not read here.
+        ValueError: parts that are not read here, or a null_label that is no class.
     """
     if isinstance(pipeline, Mapping):
         return _denoiser(dict(pipeline), {}, null_label)
@@ -111,7 +122,9 @@ def _denoiser(components: dict[str, Any], settings: dict[str, Any], null_label: 
         raise ValueError(
             "scheduler: nothing says which; put scheduler_config.json beside the network or pass scheduler="
         )
-    return DiffusersDenoiser(components, settings, null_label).eval()
+    made = DiffusersDenoiser(components, settings, null_label).eval()
+    warn_unkept(made.scheduler)
+    return made
 
 
 # ------------------------------------------------------------------------------------ folders
@@ -182,9 +195,9 @@ def _part(folder: Path, name: str, found: Any, dtype: Any, variant: str | None) 
     inner = folder / name if (folder / name).is_dir() else folder
     if name == SCHEDULER:
         path = _scheduler_file(folder)
-        if path is None or not str(kind).endswith("Scheduler"):
-            raise ValueError(f"model {str(folder)!r}: no scheduler_config.json of a scheduler, got {kind!r}")
-        return _class("diffusers", kind).from_config(_json(path))
+        if path is None:
+            raise ValueError(f"model {str(folder)!r}: no scheduler_config.json of its {kind}")
+        return _scheduler_class(kind).from_config(_json(path))
     if name in TOKENIZERS:
         return _class("transformers", kind).from_pretrained(inner, local_files_only=True)
     _check_weights(inner)
@@ -218,13 +231,54 @@ def _class(library: str, name: str) -> Any:
     return found
 
 
+def _scheduler_class(name: str) -> Any:
+    found = _class("diffusers", name)
+    if not isinstance(found, type) or not issubclass(found, imported("diffusers").SchedulerMixin):
+        raise ValueError(f"scheduler: {name!r} is no scheduler of diffusers")
+    return found
+
+
 def _check_weights(folder: Path) -> None:
-    """Refuse a folder without safetensors before any loader looks at it."""
+    """Refuse a folder without safetensors, or whose files are not whole, before any loader looks at it."""
     if any(folder.glob("*.safetensors")):
+        for path in sorted(folder.glob("*.safetensors")):
+            _names_in(path)
+        for index in sorted(folder.glob("*.index*.json")):  # "index.fp16.json" is one of a variant
+            _check_shards(index)
         return
     pickles = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
     why = pickled(pickles) if pickles else "it has no weights (*.safetensors)"
     raise ValueError(f"model {str(folder)!r}: {why}")
+
+
+def _check_shards(index: Path) -> None:
+    """Refuse an index that names other files than whole safetensors of its own folder with the weights it says."""
+    found = _json(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ValueError(f"{index}: expected a weight_map {{weight: file}}")
+    names = sorted(set(found.values()))
+    for name in names:
+        if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise ValueError(
+                f"{index}: names the file {name!r}; accepted are safetensors of the same folder, without a path"
+            )
+    if not any((index.parent / name).exists() for name in names):
+        return  # of a variant that was not fetched
+    for name in names:
+        missing = {weight for weight, file in found.items() if file == name} - _names_in(index.parent / name)
+        if missing:
+            raise ValueError(f"{index}: {name} has no {sorted(missing)[0]!r}")
+
+
+def _names_in(path: Path) -> set[str]:
+    """Weights in a safetensors file, by its head, which says how long the file must be."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
 def pickled(files: list[Path]) -> str:
@@ -237,6 +291,8 @@ def pickled(files: list[Path]) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    if path.is_file() and path.stat().st_size > LARGEST:
+        raise ValueError(f"{path}: {path.stat().st_size} bytes, a config has at most {LARGEST}")
     try:
         found = json.loads(path.read_text("utf-8"))
     except (ValueError, OSError) as error:

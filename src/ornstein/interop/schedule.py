@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
+import warnings
 from typing import Any, Protocol
 
 from ornstein.core import AffineProcess, Process, Row, TimeGrid
@@ -13,6 +15,7 @@ from ornstein.solvers import Hold
 __all__ = ["Recount", "TrainedSteps", "pipeline_grid"]
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
+CUTS = ("clip_sample", "thresholding")  # of schedulers, which change the estimate of x_0
 
 
 class TrainedSteps(Tabulated):
@@ -81,6 +84,21 @@ def prediction_of(scheduler: Any, process: AffineProcess) -> str:
     return found
 
 
+def warn_unkept(scheduler: Any) -> None:
+    """Say what a scheduler would do to the estimates of x_0 in diffusers' pipelines and is not done here."""
+    read = inspect.signature(
+        type(scheduler).__init__
+    ).parameters  # a config may hold entries that it does not read
+    unkept = [name for name in CUTS if name in read and scheduler.config.get(name)]
+    if unkept:
+        warnings.warn(
+            f"scheduler: {' and '.join(f'{name}=True' for name in unkept)} of {type(scheduler).__name__} is not kept: "
+            "there each estimate of x_0 is cut to its range before a step, here it is what the network says; samples "
+            "differ from those of diffusers' pipeline",
+            stacklevel=4,  # where the model is read
+        )
+
+
 # ------------------------------------------------------------------------------------- grids
 
 
@@ -109,9 +127,10 @@ class Scheduled(Protocol):
 def pipeline_grid(model: Any, steps: int) -> TimeGrid:
     """The times of diffusers' own pipeline: those of its DDIM for a table, of its flow-match Euler for a flow.
 
-    With `solvers.DDIM()` on this grid and the same first state, samples equal the pipeline's to rounding. It keeps to
-    the scheduler's `timestep_spacing`, `steps_offset`, `set_alpha_to_one`, and to a flow's `shift`, which may depend on
-    the size of the samples, model.shape.
+    With `solvers.DDIM()` on this grid and the same first state, samples equal the pipeline's to rounding, unless its
+    scheduler has `clip_sample` or `thresholding`, which are not done here. It keeps to the scheduler's
+    `timestep_spacing`, `steps_offset`, `set_alpha_to_one`, and to a flow's `shift`, which may depend on the size of the
+    samples, model.shape.
 
     Args:
         model: of `load_diffusers` or `from_diffusers`; a guided one too.

@@ -99,16 +99,22 @@ class TextEncoders(nn.Module):
 
     @torch.no_grad()
     def forward(self, ids: Tensor) -> Features:
-        """Features of ids (B, L); a text that stands in several rows is encoded once."""
-        rows, back = torch.unique(ids, dim=0, return_inverse=True)
-        parts = rows.split(self.lengths, 1)
+        """Features of ids (B, L)."""
+        parts = ids.split(self.lengths, 1)
         with torch.autocast(
             ids.device.type, enabled=False
         ):  # frozen as they are, also where a network trains in bf16
             found = ENCODINGS[self.encoding](list(self.encoders), parts, self.width)
         tokens = found["tokens"]
         found["mask"] = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return {name: value[back] for name, value in found.items()}
+        return found
+
+    def distinct(self, ids: Tensor) -> Features:
+        """The same, a text that stands in several rows encoded once. It is for runs, not for steps of a training: to
+        count texts is to wait for the device.
+        """
+        rows, back = torch.unique(ids, dim=0, return_inverse=True)
+        return {name: value[back] for name, value in self(rows).items()}
 
     def null(self, like: Tensor) -> Features:
         """Features of no text, (1, ...), on a tensor's device: made once."""

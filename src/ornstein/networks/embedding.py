@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -137,6 +137,7 @@ class TextTokens(nn.Module):
         super().__init__()
         self.features = features
         self.blocks = nn.ModuleList(Block(features, heads_for(features), None) for _ in range(depth))
+        block: Any
         for block in self.blocks:
             zeroed(block.attention.out)
             zeroed(block.ffn[-1])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ornstein.core import Module
 
+from .attention import heads_for
 from .autoencoder import Residual
 from .block import Block
 from .checks import check_positive
@@ -43,7 +44,10 @@ class Encoder(Module):
         width: channels at the first resolution, doubled at each level.
         levels: resolutions, each half of the one before.
         patch: pixels a side that are folded into channels first, so that the first resolution is that much lower.
-        depth: transformer blocks on the last map, of heads of 32 features.
+        depth: transformer blocks on the last map, 0 or more, of heads of about 32 features.
+
+    Raises:
+        ValueError: an argument out of range; images of other channels, or whose sides the patch does not divide.
     """
 
     def __init__(
@@ -51,18 +55,25 @@ class Encoder(Module):
     ) -> None:
         super().__init__()
         check_positive(channels=channels, code=code, width=width, levels=levels, patch=patch)
+        if not isinstance(depth, int) or isinstance(depth, bool) or depth < 0:
+            raise ValueError(f"depth: expected an integer of at least 0, got {depth!r}")
         widths = [width * 2**i for i in range(levels)]
         layers: list[nn.Module] = [] if patch == 1 else [nn.PixelUnshuffle(patch)]
         layers += [nn.Conv2d(patch**2 * channels, width, 3, padding=1), NormedResidual(width)]
         for fine, coarse in pairwise(widths):
             layers += [nn.Conv2d(fine, coarse, 3, stride=2, padding=1), NormedResidual(coarse)]
-        self.code, last = code, widths[-1]
+        self.code, self.channels, self.patch, last = code, channels, patch, widths[-1]
         self.body = nn.Sequential(*layers, group_norm(last), nn.SiLU())
-        self.blocks = nn.ModuleList(Block(last, max(last // 32, 1), None) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(last, heads_for(last), None) for _ in range(depth))
         self.head = nn.Linear(GRID**2 * last, code)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, code)."""
+        if x.ndim != 4 or x.shape[1] != self.channels or x.shape[2] % self.patch or x.shape[3] % self.patch:
+            raise ValueError(
+                f"x: expected images (B, {self.channels}, H, W) with sides in multiples of {self.patch}, got "
+                f"{tuple(x.shape)}"
+            )
         h = self._read(self.body(x)) if self.blocks else self.body(x)
         code: Tensor = self.head(F.adaptive_avg_pool2d(h, GRID).flatten(1))
         return code

@@ -24,6 +24,16 @@ def causal(query: Tensor, key: Tensor) -> Tensor:
     return key <= query
 
 
+def held(x: Tensor, most: float) -> Tensor:
+    """min(x, most), for a parameter. Above the limit a gradient still leads back, and none leads further, so that a
+    parameter is not caught there as behind a clamp; CLIP cuts the parameter itself after each step.
+    """
+    found = x - (x - most).clamp(min=0).detach()
+    if found.requires_grad:
+        found.register_hook(lambda slope: torch.where(x.detach() > most, slope.clamp(min=0), slope))
+    return found
+
+
 class TextTransformer(Module):
     """A causal transformer over the tokens of a text: the text tower of CLIP (Radford et al. 2021, 2103.00020), small.
 
@@ -96,24 +106,24 @@ class TextImage(Module):
     Args:
         text: ids (B, L) -> {"pooled": (B, P), ...}, such as `conditions.TextEncoder`.
         image: images (B, C, H, W) -> (B, P), such as `Encoder(3, P)`.
-        temperature: e^-a at the start.
+        temperature: e^-a at the start, above 0.01.
 
     Raises:
-        ValueError: a temperature that is not above 0.01.
+        ValueError: a temperature that is not a finite number above 0.01.
     """
 
     def __init__(self, text: nn.Module, image: nn.Module, temperature: float = 0.07) -> None:
         super().__init__()
-        if not temperature > 1 / HOTTEST:
-            raise ValueError(f"temperature: expected a number above {1 / HOTTEST}, got {temperature}")
+        if not 1 / HOTTEST < temperature < math.inf:
+            raise ValueError(f"temperature: expected a finite number above {1 / HOTTEST}, got {temperature}")
         self.text: Any = text
         self.image: Any = image
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
 
     @property
     def scale(self) -> Tensor:
-        """e^a."""
-        return self.log_scale.exp().clamp(max=HOTTEST)
+        """e^a, at most 100."""
+        return held(self.log_scale, math.log(HOTTEST)).exp()
 
     def of_texts(self, ids: Tensor) -> Tensor:
         """g: unit vectors (B, P) of ids (B, L)."""
