@@ -30,6 +30,14 @@ def test_severities_are_graded_from_none(name, images):
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
+def test_strengths_grow_from_one_that_changes_nothing(name):
+    none, *others = (Corruption(name, k).strength for k in range(6))
+    assert none == (1.0 if name in ("dark", "contrast", "pixelate") else 0.0)
+    gaps = [abs(strength - none) for strength in others]
+    assert all(a < b for a, b in itertools.pairwise([0.0, *gaps]))
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_an_image_is_spoiled_alike_in_any_batch(name, images):
     spoil, noise, order = Corruption(name, 4), Keyed(3, len(images)), torch.tensor([9, 0, 39])
     whole = spoil(images, noise)
@@ -99,6 +107,7 @@ def test_haze_lies_between_the_image_and_the_air():
     torch.testing.assert_close(depth[1:] - depth[:-1], (depth[1, 0] - depth[0, 0]).expand(31, 32))
     slope = torch.stack([depth[1, 0] - depth[0, 0], depth[0, 1] - depth[0, 0]]).norm() * 32
     assert float(slope) == pytest.approx(1 / math.sqrt(2))
+    assert float(depth.mean()) == pytest.approx(1)
 
 
 def test_the_watermark_is_one_light_box_inside_of_the_image():

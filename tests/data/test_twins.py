@@ -10,9 +10,19 @@ from ornstein.conditions import TextEncoder, Tokeniser
 from ornstein.data.scenes.dataset import SceneSplit
 from ornstein.data.scenes.dataset import scenes as load_scenes
 from ornstein.data.scenes.language import WORDS, captions
-from ornstein.data.scenes.render import render
+from ornstein.data.scenes.render import extents, render
 from ornstein.data.scenes.twins import TwinSplit, twins
-from ornstein.data.scenes.world import COLOURS, SHAPES, UNSEEN, Scenes, World, draw_scenes
+from ornstein.data.scenes.world import (
+    COLOURS,
+    SHAPES,
+    TEXTURES,
+    UNSEEN,
+    Scenes,
+    World,
+    draw_scenes,
+    outline_gap,
+)
+from ornstein.metrics import scene_score
 from ornstein.objectives import TextImageMatching, symmetric_info_nce
 from ornstein.training.check import fields_of
 from ornstein.training.source import Source, tokenised
@@ -97,8 +107,34 @@ def test_a_world_keeps_its_pairs_and_rows_stay_the_same(scenes):
         (COLOURS[c], SHAPES[s])
         for c, s in zip(free.colour[free.present], free.shape[free.present], strict=True)
     } & set(UNSEEN)
-    few = twins(scenes.rows(slice(9)))
-    assert all(torch.equal(a, b) for a, b in zip(few, free.rows(slice(9)), strict=True))
+    order = torch.tensor([599, 3, 0, 41])
+    few = twins(scenes.rows(order), ids=order.tolist())
+    assert all(torch.equal(a, b) for a, b in zip(few, free.rows(order), strict=True))
+
+
+def test_what_a_world_leaves_out_is_mirrored_instead(scenes):
+    """By a scene that has it, and textures that it lacks."""
+    for kind in (World(combinations="seen"), World(textures=("plain", "dotted"))):
+        drawn = draw_scenes(N, 3, kind)
+        free, made = twins(drawn), twins(drawn, world=kind)
+        other = torch.stack([changed(free, made, name) for name in Scenes._fields]).any(0)
+        assert 10 < int(other.sum()) < N / 3
+        torch.testing.assert_close(made.x[other], 1 - drawn.x[other])
+        for name in set(Scenes._fields) - {"x"}:
+            assert torch.equal(getattr(made, name)[other], getattr(drawn, name)[other])
+        assert set(made.texture[made.present].tolist()) <= {TEXTURES.index(name) for name in kind.textures}
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_twins_lie_in_the_picture_and_keep_their_distance(overlap):
+    kind = World(sizes=("large",), shapes=("circle", "cross", "triangle", "diamond"), overlap=overlap)
+    drawn = draw_scenes(N, 5, kind)
+    made = twins(drawn, world=kind)
+    box = extents(made)[made.present]
+    assert float(box.min()) >= 0 and float(box.max()) <= 1
+    gap = outline_gap(torch.stack([made.x, made.y], 1), made.shape, made.radius, made.present)
+    assert overlap or float(gap.min()) > 0.03 - 1e-5
+    assert int(changed(made, drawn, "shape").sum()) > N / 20  # and shapes are exchanged all the same
 
 
 def test_a_split_gives_twins_with_both_texts():
@@ -106,10 +142,35 @@ def test_a_split_gives_twins_with_both_texts():
     split = SceneSplit(40, 0, 16, World(combinations="seen"))
     assert isinstance(made, TwinSplit) and len(made) == 40 and made.texts == split.texts
     index = torch.tensor([3, 39, 0])
-    record, others = made.batch(index), twins(split.scenes, world=split.world)
+    record, others = made.batch(index), made.twins
     assert torch.equal(record["x_0"], split.batch(index)["x_0"])
     assert torch.equal(record["fields"]["twin_image"], render(others.rows(index), 16))
     assert made.twin_texts == [c.text for c in captions(others, split.seed)] != made.texts
+
+
+@pytest.mark.parametrize("seed", [0, 9])
+def test_twins_of_a_split_are_drawn_by_its_seed_or_are_the_scenes(seed):
+    made = load_scenes(size=16, count=200, seed=seed, twins=True).train
+    scenes, others = made.split.scenes, made.twins
+    drawn = twins(scenes, seed, made.split.world)
+    own = torch.stack([~changed(others, scenes, name) for name in Scenes._fields]).all(0)
+    assert 0 < int(own.sum()) < 50
+    assert all(torch.equal(a[~own], b[~own]) for a, b in zip(others, drawn, strict=True))
+
+
+def test_texts_that_differ_are_false_of_the_others_picture():
+    made = load_scenes(size=16, count=N, twins=True).train
+    differ = torch.tensor([a != b for a, b in zip(made.texts, made.twin_texts, strict=True)])
+    own, other = made.split.scenes.rows(differ), made.twins.rows(differ)
+    said = [
+        [text for text, kept in zip(texts, differ, strict=True) if kept]
+        for texts in (made.texts, made.twin_texts)
+    ]
+    assert scene_score(said[0], own).success.all() and scene_score(said[1], other).success.all()
+    assert not scene_score(said[1], own).success.any() and not scene_score(said[0], other).success.any()
+    assert int(differ.sum()) > N / 2
+    free = captions(twins(made.split.scenes, world=made.split.world))
+    assert sum(c.text != text for c, text in zip(free, made.texts, strict=True)) > int(differ.sum()) + N / 50
 
 
 def test_training_reads_both_texts_and_both_images():

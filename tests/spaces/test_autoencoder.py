@@ -39,6 +39,19 @@ def test_latents_are_smaller_by_the_factor(kind, factor, x):
 
 
 @pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_weights_of_less_precision_give_codes_and_data_of_the_precision_given(kind, x):
+    own = codec(kind).float()
+    z, narrow = own.encode(x), own.encode(x.float())
+    assert z.dtype == torch.float64 and narrow.dtype == torch.float32
+    assert torch.allclose(z, narrow.double(), atol=1e-6)
+    found = own.decode(z)
+    assert found.dtype == torch.float64
+    assert torch.allclose(found, own.decode(narrow).double(), atol=1e-5)
+    own.calibrate(x)
+    assert own.scale.dtype == torch.float32 and torch.isfinite(own.scale)
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
 def test_latents_have_unit_deviation_on_the_calibration_batch(kind, x):
     """(b)"""
     own = codec(kind)

@@ -99,6 +99,19 @@ def test_with_a_margin_of_its_reach_a_decoder_in_windows_is_the_decoder_on_the_w
     assert not torch.allclose(short, whole, atol=1e-7)  # so the reach is no larger than it must be
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_on_a_torus_windows_with_a_margin_of_the_reach_are_the_whole(profile):
+    around = nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")
+    blind = nn.Conv2d(2, 3, 3, padding=1)  # as windows see it: nothing beyond their borders
+    blind.load_state_dict(around.state_dict())
+    z = torch.randn(2, 2, 12, 9)
+    for window, stride in (((6, 5), (4, 3)), ((12, 9), (6, 3)), ((12, 5), (6, 3))):
+        tiling = Tiling((12, 9), window, stride, profile, periodic=True, margin=1)
+        assert bool(tiling.weights.isfinite().all())
+        shown = blind(tiling.cut(z).flatten(0, 1)).unflatten(0, (2, len(tiling)))
+        assert torch.allclose(tiling.paste(shown), around(z), atol=1e-12)
+
+
 def test_margins_weigh_nothing_inside_and_all_at_the_borders_of_the_canvas():
     tiling = Tiling((10,), (6,), 2, margin=2)
     assert tiling.starts.flatten().tolist() == [0, 2, 4]
@@ -117,6 +130,8 @@ def test_margins_weigh_nothing_inside_and_all_at_the_borders_of_the_canvas():
             "margin: expected 0 to 0, half of what windows overlap, got 1",
         ),
         (((8, 8), (4, 4), 2, "uniform", False, -1), "margin: expected 0 to 1"),
+        (((8, 8), (8, 8), 8, "uniform", True, 1), "margin: expected 0 to 0"),
+        (((8, 8), (8, 8), 4, "uniform", True, 3), "margin: expected 0 to 2"),
         (((8, 8), (4, 4), 5), "stride <= window"),
         (((8, 8), (9, 9), 4), "window <= canvas"),
         (((8,), (4, 4), 2), "as many axes"),

@@ -32,7 +32,8 @@ class Corruption:
 
         noise        x + sigma z
         blur         convolved with a Gaussian, its standard deviation a share of the side
-        haze         u t + 0.9 (1 - t), t = exp(-strength d), d from 0.5 to 1.5 across the image in a drawn direction
+        haze         u t + 0.9 (1 - t), t = exp(-strength d), d = 1 + (a x + b y) / sqrt 2, (a, b) a drawn direction,
+                     x and y from -1/2 to 1/2 across the image: at most from 0.5 to 1.5, from corner to corner
         grey         a share of the way to its luminance
         watermark    a light box at a drawn place, side a share of the image's, opacity 0.65
         dark         brightness times a factor
@@ -61,8 +62,8 @@ class Corruption:
 
     @property
     def strength(self) -> float:
-        """The number that the severity stands for; see the table above. None is meant at severity 0."""
-        return _STRENGTHS[self.name][1][self.severity - 1]
+        """The number that the severity stands for, see the table above; at severity 0 that which changes nothing."""
+        return _STRENGTHS[self.name][1][self.severity]
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
         """The spoiled images."""
@@ -155,16 +156,16 @@ def _sketch(u: Tensor, noise: Noise, share: float) -> Tensor:
     return torch.lerp(u, lines.expand_as(u), share)
 
 
-_STRENGTHS: dict[str, tuple[Spoil, tuple[float, ...]]] = {
-    "noise": (_noise, (0.1, 0.2, 0.35, 0.5, 0.7)),
-    "blur": (_blur, (0.02, 0.03, 0.04, 0.055, 0.075)),
-    "haze": (_haze, (0.3, 0.5, 0.8, 1.2, 1.8)),
-    "grey": (_grey, (0.2, 0.4, 0.6, 0.8, 1.0)),
-    "watermark": (_watermark, (0.2, 0.28, 0.36, 0.45, 0.55)),
-    "dark": (_dark, (0.75, 0.6, 0.45, 0.3, 0.2)),
-    "contrast": (_contrast, (0.75, 0.6, 0.45, 0.3, 0.18)),
-    "pixelate": (_pixelate, (0.75, 0.5, 0.375, 0.3, 0.25)),
-    "colour": (_colour, (15.0, 30.0, 50.0, 80.0, 120.0)),
-    "sketch": (_sketch, (0.2, 0.4, 0.6, 0.8, 1.0)),
+_STRENGTHS: dict[str, tuple[Spoil, tuple[float, ...]]] = {  # of severities 0 to 5
+    "noise": (_noise, (0.0, 0.1, 0.2, 0.35, 0.5, 0.7)),
+    "blur": (_blur, (0.0, 0.02, 0.03, 0.04, 0.055, 0.075)),
+    "haze": (_haze, (0.0, 0.3, 0.5, 0.8, 1.2, 1.8)),
+    "grey": (_grey, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
+    "watermark": (_watermark, (0.0, 0.2, 0.28, 0.36, 0.45, 0.55)),
+    "dark": (_dark, (1.0, 0.75, 0.6, 0.45, 0.3, 0.2)),
+    "contrast": (_contrast, (1.0, 0.75, 0.6, 0.45, 0.3, 0.18)),
+    "pixelate": (_pixelate, (1.0, 0.75, 0.5, 0.375, 0.3, 0.25)),
+    "colour": (_colour, (0.0, 15.0, 30.0, 50.0, 80.0, 120.0)),
+    "sketch": (_sketch, (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
 }
 CORRUPTIONS = tuple(_STRENGTHS)

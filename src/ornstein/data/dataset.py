@@ -51,7 +51,12 @@ class Split(ABC):
         indices = torch.as_tensor(indices, dtype=torch.long)
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(self):
             raise IndexError(f"indices: expected values in [0, {len(self)}), got {indices.tolist()}")
-        return {"x_0": self._states(indices), "fields": select(self.fields, indices)}
+        return {"x_0": self._states(indices), "fields": self.conditions(indices)}
+
+    def conditions(self, indices: Tensor) -> dict[str, Tensor]:
+        """The fields at `indices` (B,), {name: (B, ...)}: `batch` without its states."""
+        fields: dict[str, Tensor] = select(self.fields, indices)
+        return fields
 
 
 class TensorSplit(Split):

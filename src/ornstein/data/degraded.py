@@ -116,6 +116,11 @@ class DegradedSplit(Split):
         record = self.split.batch(indices)
         return {**record, "fields": {**record["fields"], **self.pair(record["x_0"], indices)}}
 
+    def conditions(self, indices: Tensor) -> dict[str, Tensor]:
+        """The fields, which are made of the states."""
+        fields: dict[str, Tensor] = self.batch(indices)["fields"]
+        return fields
+
     def pair(self, x_0: Tensor, indices: Tensor) -> dict[str, Tensor]:
         """What is left of images at `indices`: {"measurement": as it comes, "anchor": at the images' size}."""
         noise, left = Keyed(self.seed, torch.as_tensor(indices)).fold(self.name), x_0

@@ -26,6 +26,8 @@ class AutoencoderCodec(Codec):
     "vq": the encoder gives points, and the quantiser belongs to the decoder: D(c(scale z)), c the nearest of
     `codes` learned vectors, so that diffusion sees a continuous latent.
 
+    The network works in the precision of its weights, or of an autocast; codes and data have that of what is given.
+
     What the decoder loses no sampler brings back: judge samples beside reconstructions. The map is not invertible,
     so densities of latents say nothing about densities of data, and `log_abs_det` refuses.
 
@@ -76,9 +78,7 @@ class AutoencoderCodec(Codec):
 
     def law(self, x: Tensor) -> Gaussian:
         """The law of the latent before scaling: N(mean, var), a point for "vq"."""
-        found = self.network.encoder(x).to(
-            x.dtype
-        )  # where the network works in less, a law still has its digits
+        found = self.network.encoder(x.to(self._dtype)).to(x.dtype)  # a law has its data's digits
         if self.kind == "vq":
             return Gaussian(found)
         mean, log_variance = found.chunk(2, dim=1)
@@ -92,10 +92,15 @@ class AutoencoderCodec(Codec):
         """The code nearest to the point at each position."""
         assert self.book is not None
         rows = points.movedim(1, -1)
-        chosen = torch.cdist(rows.flatten(0, -2), self.book).argmin(1)
-        return self.book[chosen].reshape(rows.shape).movedim(-1, 1)
+        chosen = torch.cdist(rows.flatten(0, -2), self.book.to(points.dtype)).argmin(1)
+        return self.book[chosen].reshape(rows.shape).movedim(-1, 1).to(points.dtype)
 
     def reconstructed(self, points: Tensor) -> Tensor:
         """The decoder's image of latents before scaling."""
-        shown: Tensor = self.network.decoder(points).to(points.dtype)
+        shown: Tensor = self.network.decoder(points.to(self._dtype)).to(points.dtype)
         return shown
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """What the network's weights are in."""
+        return next(self.network.parameters(), self.scale).dtype

@@ -125,7 +125,8 @@ class Tiling:
                 raise ValueError(
                     f"tiling: expected 1 <= stride <= window <= canvas on every axis, got {stride}, {window}, {canvas}"
                 )
-            if self.margin < 0 or (stride > window - 2 * self.margin and window < canvas):
+            bordered = window < canvas or self.periodic  # a window over all of a torus has margins too
+            if self.margin < 0 or (bordered and stride > window - 2 * self.margin):
                 raise ValueError(
                     f"margin: expected 0 to {(window - stride) // 2}, half of what windows overlap, got {self.margin}"
                 )

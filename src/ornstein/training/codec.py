@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ornstein.core import Objective
-from ornstein.data import Dataset, Split, TensorSplit
+from ornstein.data import Dataset, Split
 from ornstein.denoisers import Reconstructor
 from ornstein.denoisers.files import WEIGHTS, read_tensors, save_model
 from ornstein.objectives import Reconstruction
@@ -20,7 +21,7 @@ from .fit import fit
 from .run import Run
 from .source import dataset
 
-__all__ = ["encoded", "fit_codec"]
+__all__ = ["encoded", "encoded_split", "fit_codec"]
 
 ROWS = 1024  # encoded at a time, and calibrated on
 SHOWN = 32  # samples of a sheet
@@ -50,7 +51,8 @@ def fit_codec(
     run = fit(model, data, objective or Reconstruction(), steps=steps, **options)
     learned: Any = run.denoiser
     learned.codec.eval().requires_grad_(False)
-    learned.codec.calibrate(data.train.batch(torch.arange(min(ROWS, len(data.train))))["x_0"])
+    first = data.train.batch(torch.arange(min(ROWS, len(data.train))))["x_0"]
+    learned.codec.calibrate(first.to(_device(learned.codec)))
     _keep(learned, run.folder / "model")
     return run
 
@@ -58,7 +60,7 @@ def fit_codec(
 def _keep(model: Reconstructor, folder: Path) -> None:
     """Write a model again whose codec has been calibrated since."""
     last = folder / WEIGHTS["raw"]
-    raw = {**read_tensors(last), "codec.scale": model.codec.scale} if last.exists() else None
+    raw = {**read_tensors(last), "codec.scale": model.codec.scale.cpu()} if last.exists() else None
     save_model(model, folder, raw=raw, strict=False)
 
 
@@ -68,8 +70,8 @@ def _pairs(data: Dataset) -> Callable[[Any], Tensor]:
 
     def draw(model: Any) -> Tensor:
         x = split.batch(torch.arange(min(SHOWN, len(split))))["x_0"]
-        device = next(model.parameters()).device
-        return torch.stack([x.to(device), model(x.to(device), 0.0).mean], 1).flatten(0, 1)
+        x = x.to(_device(model))
+        return torch.stack([x, model(x, 0.0).mean], 1).flatten(0, 1)
 
     return draw
 
@@ -77,22 +79,48 @@ def _pairs(data: Dataset) -> Callable[[Any], Tensor]:
 def encoded(data: Dataset, codec: Any) -> Dataset:
     """The data set in the codec's space: states are encoded once, fields, texts and what is shown of samples stay.
 
+    Data are encoded where the codec lies, so many at a time, and codes are kept where the data lie. Fields are those of
+    the data, read when a batch is.
+
     Train on it with `spaces.Encoded(process, codec)`: such a model learns codes, and its samples are data.
     """
     splits: dict[str, Any] = {
-        name: _encoded_split(getattr(data, name), codec) for name in ("train", "held_out")
+        name: encoded_split(getattr(data, name), codec) for name in ("train", "held_out")
     }
-    with torch.no_grad():
-        shape = tuple(_codes(data.train, torch.arange(1), codec).shape[1:])
-    return dataclasses.replace(data, **splits, shape=shape)
+    return dataclasses.replace(data, **splits, shape=tuple(splits["train"].codes.shape[1:]))
 
 
-def _encoded_split(split: Split, codec: Any) -> TensorSplit:
-    with torch.no_grad():
-        parts = [_codes(split, rows, codec) for rows in torch.arange(len(split)).split(ROWS)]
-    return TensorSplit(torch.cat(parts), dict(split.fields), texts=split.texts)
+@torch.no_grad()
+def encoded_split(split: Split, codec: Any) -> Split:
+    """One split as `encoded` has it."""
+    parts = []
+    for rows in torch.arange(len(split)).split(ROWS):
+        x = split.batch(rows)["x_0"]
+        parts.append(codec.encode(x.to(_device(codec))).to(x.device))
+    return _Codes(split, torch.cat(parts))
 
 
-def _codes(split: Split, rows: Tensor, codec: Any) -> Tensor:
-    codes: Tensor = codec.encode(split.batch(rows)["x_0"])
-    return codes
+class _Codes(Split):
+    """A split whose states (N, ...) are codes; the rest is the split's own."""
+
+    def __init__(self, split: Split, codes: Tensor) -> None:
+        self.split, self.codes, self.fields = split, codes, split.fields
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def texts(self) -> Sequence[str] | None:
+        return self.split.texts
+
+    def _states(self, indices: Tensor) -> Tensor:
+        return self.codes[indices]
+
+    def conditions(self, indices: Tensor) -> dict[str, Tensor]:
+        return self.split.conditions(indices)
+
+
+def _device(module: Any) -> torch.device:
+    """Where a module lies; the CPU if it holds nothing."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next(tensors, torch.empty(0)).device

@@ -17,7 +17,7 @@ from ornstein.data import Batches, Split, load
 
 from .lesson import Given
 
-__all__ = ["Source", "dataset", "tokenised"]
+__all__ = ["Source", "dataset", "tokenised", "tokenised_split"]
 
 
 def dataset(data: Any) -> Any:
@@ -35,24 +35,24 @@ def tokenised(data: Any, denoiser: Denoiser) -> Any:
 
     The denoiser's own tokeniser makes them, of all texts at once; a field "text" that is there already stays.
     """
-    if "text" not in getattr(denoiser, "fields", ()) or "text" in data.train.fields or not _texts(data.train):
-        return data
     splits: dict[str, Any] = {
-        name: _with_ids(getattr(data, name), denoiser) for name in ("train", "held_out")
+        name: tokenised_split(getattr(data, name), denoiser) for name in ("train", "held_out")
     }
     return dataclasses.replace(data, **splits)
+
+
+def tokenised_split(split: Any, denoiser: Denoiser) -> Any:
+    """One split as `tokenised` has it."""
+    texts = _texts(split)
+    if not texts or "text" not in getattr(denoiser, "fields", ()) or "text" in split.fields:
+        return split
+    return _Tokenised(split, {field: denoiser.tokenise("text", said) for field, said in texts.items()})
 
 
 def _texts(split: Any) -> dict[str, Sequence[str]]:
     """What a split says in words, by the field of the ids."""
     found = {field: getattr(split, f"{field}s", None) for field in ("text", "twin_text")}
     return {field: texts for field, texts in found.items() if texts is not None}
-
-
-def _with_ids(split: Any, denoiser: Denoiser) -> Split:
-    texts = _texts(split)
-    ids = {field: denoiser.tokenise("text", said) for field, said in texts.items()}
-    return _Tokenised(split, ids) if ids else split
 
 
 class _Tokenised(Split):
@@ -75,6 +75,9 @@ class _Tokenised(Split):
     def batch(self, indices: Tensor) -> dict[str, Any]:
         record = self.split.batch(indices)
         return {**record, "fields": {**record["fields"], **select(self.ids, indices)}}
+
+    def conditions(self, indices: Tensor) -> dict[str, Tensor]:
+        return {**self.split.conditions(indices), **select(self.ids, indices)}
 
 
 class Source:

@@ -12,6 +12,7 @@ from ornstein.data.scenes import (
     World,
     captions,
     control_map,
+    dataset,
     draw_scenes,
     render,
     scenes,
@@ -55,8 +56,43 @@ def test_without_a_control_there_is_no_field():
 
 
 def test_held_out_scenes_are_others(loaded):
-    assert not torch.equal(loaded.held_out.scenes.x, loaded.train.scenes.x[:4])
+    assert torch.equal(loaded.held_out.scenes.x, draw_scenes(4, 4 + 2**20, World(combinations="seen")).x)
+    apart = data.load("scenes", size=8, count=2500)
+    tints = [{tuple(row) for row in split.scenes.tint.tolist()} for split in (apart.train, apart.held_out)]
+    assert [len(t) for t in tints] == [2500, 100] and not tints[0] & tints[1]
     assert len(data.load("scenes", count=100_000).held_out) == 2000
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"most": 1}, {"most": 4, "groups": 4}, {"groups": 1}, {"bias": 0.5}, {"bias": 1.0}, {"overlap": True},
+     {"colours": ("purple", "red", "green"), "groups": 4}, {"shapes": ("circle", "diamond")}, {"twins": True}],
+    ids=str,
+)  # fmt: skip
+def test_no_option_brings_back_the_pairs_that_are_left_out(options):
+    """Not in what is trained on, nor held out; and the same options with all combinations do have them."""
+    hidden = {(COLOURS.index(c), SHAPES.index(s)) for c, s in UNSEEN}
+    for combinations, wanted in (("seen", False), ("all", options.get("bias") != 1.0)):
+        made = scenes(size=8, count=600, combinations=combinations, **options)
+        found = set()
+        for split in (made.train, made.held_out):
+            drawn = [split.twins, split.split.scenes] if "twins" in options else [split.scenes]
+            for row in drawn:
+                found |= set(
+                    zip(row.colour[row.present].tolist(), row.shape[row.present].tolist(), strict=True)
+                )
+        assert bool(found & hidden) == wanted
+
+
+def test_the_field_of_a_whole_split_is_made_in_parts_and_without_images(monkeypatch):
+    parts, split = [], scenes(size=8, count=3000, control="edges").train
+    monkeypatch.setattr(dataset, "render", None)
+    made = dataset.control_map
+    monkeypatch.setattr(
+        dataset, "control_map", lambda rows, *rest: parts.append(len(rows.x)) or made(rows, *rest)
+    )
+    assert torch.equal(split.fields["image"], made(split.scenes, "edges", 8))
+    assert sum(parts) == 3000 and max(parts) <= 1024
 
 
 @pytest.mark.parametrize("control", CONTROLS)

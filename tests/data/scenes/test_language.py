@@ -27,6 +27,7 @@ from ornstein.data.scenes import (
     read_prompt,
     relation_holds,
 )
+from ornstein.data.scenes.language import SceneRow, prompt_holds
 
 COUNT = 4000
 NAMES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
@@ -211,7 +212,13 @@ def test_prompts_of_people(text):
     ("text", "named"),
     [
         ("a shiny red circle", r"understood: 'shiny';"), ("a red circle next to a dog", "'next', 'dog'"),
-        ("five red circles", "'five'"), ("", "names no object"), ("a red", "'red'"),
+        ("five red circles", "'five' is more than a picture holds; expected one to four"), ("five", "'five'"),
+        ("two blue square", "'square' does not agree with 'two'; expected 'squares'"),
+        ("a blue squares", "'squares' does not agree with 'a'; expected 'square'"),
+        ("one circles", "'circles' does not agree with 'one'; expected 'circle'"),
+        ("four cross", "'cross' does not agree with 'four'; expected 'crosses'"), ("the rings", "how many rings"),
+        ("three rings and two circles", "asks for 5 objects; a picture holds one to four"),
+        ("", "names no object"), ("a red", "'red'"),
         ("a red blue circle", "'red' and 'blue' cannot both be the colour"),
         ("red circles", "how many circles"), ("a ring and a cross on the left", "'left'.*one kind"),
         ("a ring and a cross left of a circle", "'left', 'of'"), ("a ring on a pink background", "understood: 'on'"),
@@ -238,6 +245,45 @@ def test_relations_need_all_of_one_on_that_side_of_all_of_the_other():
     assert relation_holds("above", *turned) and relation_holds("below", *turned[::-1])
     for relation in RELATIONS:
         assert not relation_holds(relation, left, left)
+    for distance, held in ((0.0999, False), (0.1001, True)):  # what captions keep, as the page says
+        assert relation_holds("above", [(0.5, 0.3)], [(0.5, 0.3 + distance)]) == held
+
+
+# ------------------------------------------------------------------------------ truth of a prompt
+
+
+def test_captions_hold_of_their_scenes(told):
+    rows = SceneRow.of(told[0])
+    assert all(prompt_holds(caption.asked, row) for caption, row in zip(told[1], rows, strict=True))
+
+
+ROW = SceneRow(  # a large red circle on the left, two small dotted blue rings on the right
+    [0, 1, 1, -1], [0, 5, 5, 0], [0, 2, 2, 0], [1, 0, 0, 0], [0, 2, 2, 0],
+    [0.2, 0.6, 0.8, 0.5], [0.5, 0.2, 0.8, 0.5], STYLES.index("shaded"), BACKGROUNDS.index("white"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "true"),
+    [
+        ("a red circle left of two blue rings", True), ("two blue rings right of a red circle", True),
+        ("a ring, a circle and a blue ring", True), ("three things", True), ("two dotted rings and a thing", True),
+        ("a shaded picture of three things on a white background", True), ("a ring above a ring and a circle", True),
+        ("a red circle right of two blue rings", False), ("a red circle and a blue ring", False),
+        ("two red circles and a blue ring", False), ("a blue circle and two red rings", False),
+        ("a small red circle and two rings", False), ("a red circle and two striped rings", False),
+        ("a flat picture of three things", False), ("three things on a black background", False),
+        ("a circle above two rings", False), ("three things on the left", False),
+    ],
+)  # fmt: skip
+def test_a_prompt_holds_where_its_kinds_can_be_found(text, true):
+    assert prompt_holds(read_prompt(text), ROW) == true
+
+
+def test_a_place_holds_of_all_that_it_is_said_of():
+    alone = ROW._replace(group=[0, -1, -1, -1])
+    assert prompt_holds(read_prompt("a circle on the left"), alone)
+    assert not prompt_holds(read_prompt("a circle at the top"), alone)
 
 
 @pytest.mark.parametrize("place", PLACES)

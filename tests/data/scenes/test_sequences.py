@@ -175,6 +175,23 @@ def test_captions_say_where_objects_went():
     assert ways.count(None) < 0.4 * len(ways)
 
 
+@pytest.mark.parametrize("bounce", [False, True])
+def test_only_what_never_moves_is_said_to_stand_still(bounce):
+    moving = draw_sequences(1500, 4, 4, World(most=2), bounce=bounce)
+    away = torch.hypot(moving.x - moving.x[:, :1], moving.y - moving.y[:, :1]).amax(1)
+    back = torch.hypot(moving.x[:, -1] - moving.x[:, 0], moving.y[:, -1] - moving.y[:, 0]) < 0.02
+    returned = 0
+    for i, caption in enumerate(moving_captions(moving, 4)):
+        spans = [s for s in caption.spans if s.what == "heading"]
+        for span, way in zip(spans, caption.headings, strict=True):
+            moved = [bool(away[i, k] > 0) for k in span.objects]
+            assert (way == "still") == (not any(moved)), caption.text
+            if all(moved) and bool(back[i, list(span.objects)].all()):
+                assert caption.text[span.start : span.stop] in ("moves", "move")
+                returned += 1
+    assert returned > 5
+
+
 @pytest.mark.parametrize(
     ("move", "word"),
     [((-0.2, 0.05), "left"), ((0.2, -0.05), "right"), ((0.0, -0.3), "up"), ((0.01, 0.3), "down"),

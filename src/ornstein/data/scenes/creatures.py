@@ -22,7 +22,7 @@ from .language import PLACES, Span, Writer, said_where, true_place
 from .layers import covered
 from .render import BACKGROUND_RGB, palette
 from .shapes import DISTANCES
-from .world import BACKGROUNDS, SIZES, among
+from .world import BACKGROUNDS, SIZES, among, draws
 
 __all__ = [
     "ACCESSORIES",
@@ -287,8 +287,7 @@ def creature_captions(
     n = len(creatures.x)
     if len(names) != n:
         raise ValueError(f"names: expected one for each of {n} pictures, got {len(names)}")
-    rows = torch.arange(n) if ids is None else torch.as_tensor(list(ids))
-    say = Keyed(seed, rows).fold("creature captions").uniform(torch.empty(n, 5)).tolist()
+    say = draws("creature captions", 5, n, seed, ids).tolist()
     shown = (creatures.size, creatures.accessory, creatures.background, creatures.x, creatures.y)
     columns = zip(names, *(v.tolist() for v in shown), say, strict=True)
     return [_described(*row) for row in columns]

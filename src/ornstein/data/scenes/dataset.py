@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from .world import BACKGROUNDS, COLOURS, MOST, SHAPES, SIZES, STYLES, TEXTURES, 
 __all__ = ["SceneSplit", "scenes"]
 
 HELD_OUT_SEED = 2**20  # added to the seed for the held-out split
+ROWS = 1024  # maps made at a time
 
 
 class SceneSplit(Split):
@@ -63,22 +63,15 @@ class SceneSplit(Split):
     def _states(self, indices: Tensor) -> Tensor:
         return render(self.scenes.rows(indices), self.size)
 
-    def batch(self, indices: Tensor) -> dict[str, Any]:
-        """The images at `indices` (B,), and their maps.
-
-        Raises:
-            IndexError: an index is outside [0, N).
-        """
-        indices = torch.as_tensor(indices, dtype=torch.long)
-        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < self.count:
-            raise IndexError(f"indices: expected values in [0, {self.count}), got {indices.tolist()}")
-        rows = self.scenes.rows(indices)
-        image = {} if self.control is None else {"image": control_map(rows, self.control, self.size)}
-        return {"x_0": render(rows, self.size), "fields": image}
+    def conditions(self, indices: Tensor) -> dict[str, Tensor]:
+        """The maps of the scenes at `indices` (B,)."""
+        if self.control is None:
+            return {}
+        return {"image": control_map(self.scenes.rows(indices), self.control, self.size)}
 
 
 class _Controls(Mapping[str, Tensor]):
-    """The field "image" of all samples, computed when read."""
+    """The field "image" of all samples, computed when read, so many at a time."""
 
     def __init__(self, split: SceneSplit) -> None:
         self.split = split
@@ -86,8 +79,8 @@ class _Controls(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         if name not in list(self):
             raise KeyError(name)
-        fields: dict[str, Tensor] = self.split.batch(torch.arange(len(self.split)))["fields"]
-        return fields[name]
+        parts = torch.arange(len(self.split)).split(ROWS)
+        return torch.cat([self.split.conditions(rows)[name] for rows in parts])
 
     def __iter__(self) -> Iterator[str]:
         return iter(() if self.split.control is None else ("image",))

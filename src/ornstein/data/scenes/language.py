@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import pairwise, permutations
 from typing import NamedTuple
 
-import torch
-
-from ornstein.core import Keyed
-
-from .world import ATTRIBUTES, BACKGROUNDS, COLOURS, SHAPES, SIZES, STYLES, TEXTURES, Scenes
+from .world import ATTRIBUTES, BACKGROUNDS, COLOURS, MOST, SHAPES, SIZES, STYLES, TEXTURES, Scenes, draws
 
 __all__ = [
     "PLACES",
@@ -32,6 +28,7 @@ PLACES = ("left", "right", "top", "bottom", "middle", "top left", "top right", "
 MARGIN = 0.1  # by which the centres of two kinds must differ, all of one from all of the other, in sides
 SIDE = 0.36  # what is "on the left" has its centre left of this; the other places follow from it
 _NUMBERS = ("", "one", "two", "three", "four")
+_MORE = ("five", "six", "seven", "eight", "nine", "ten")  # read so as to say why there are not so many
 _VARIANT = {"small": "little", "large": "big"}  # what captions say at times
 _SYNONYMS = {"little": "small", "tiny": "small", "big": "large", "spotted": "dotted", "gray": "grey"}
 _PHRASES = {"left of": ("left of", "to the left of"), "right of": ("right of", "to the right of"),
@@ -114,10 +111,8 @@ def captions(scenes: Scenes, seed: int = 0, ids: Iterable[int] | None = None) ->
         seed: of the phrasings.
         ids: numbers of the scenes, so that one's caption is the same in any batch; 0, 1, ... by default.
     """
-    n = len(scenes.x)
-    rows = torch.arange(n) if ids is None else torch.as_tensor(list(ids))
-    u = Keyed(seed, rows).fold("captions").uniform(torch.empty(n, 32)).tolist()
-    return [_written(row, iter(draws)) for row, draws in zip(SceneRow.of(scenes), u, strict=True)]
+    u = draws("captions", 32, len(scenes.x), seed, ids).tolist()
+    return [_written(row, iter(drawn)) for row, drawn in zip(SceneRow.of(scenes), u, strict=True)]
 
 
 class SceneRow(NamedTuple):
@@ -254,6 +249,40 @@ def place_holds(place: str, x: float, y: float, margin: float = 0.0) -> bool:
     return all(held[word] for word in place.split())
 
 
+def prompt_holds(asked: Asked, row: SceneRow) -> bool:
+    """Whether a scene shows what is asked and nothing else: its objects can be shared out among the kinds so that all
+    that is said of these is true, whatever its groups are. Relations need no margin.
+    """
+    if asked.style not in (None, STYLES[row.style]) or asked.background not in (
+        None,
+        BACKGROUNDS[row.background],
+    ):
+        return False
+    slots = [i for i, group in enumerate(row.group) if group >= 0]
+    if sum(kind.number for kind in asked.kinds) != len(slots):
+        return False
+    return any(_shared_out(asked, row, iter(order)) for order in permutations(slots))
+
+
+def _shared_out(asked: Asked, row: SceneRow, order: Iterator[int]) -> bool:
+    """Whether all that is asked is true where the kinds take their objects in this order."""
+    shares = [[next(order) for _ in range(kind.number)] for kind in asked.kinds]
+    alike = all(_is_of(kind, row, i) for kind, share in zip(asked.kinds, shares, strict=True) for i in share)
+    if not alike:
+        return False
+    centres = [row.places(tuple(share)) for share in shares]
+    related = asked.relation is None or relation_holds(asked.relation, centres[0], centres[1], 0.0)
+    return related and (asked.place is None or all(place_holds(asked.place, *c) for c in centres[0]))
+
+
+def _is_of(kind: Kind, row: SceneRow, slot: int) -> bool:
+    """Whether an object has all that is said of a kind."""
+    return all(
+        getattr(kind, what) in (None, ATTRIBUTES[what][getattr(row, what)[slot]])
+        for what in ("shape", "colour", "size", "texture")
+    )
+
+
 def _said_place(out: Writer, row: SceneRow, slots: list[tuple[int, ...]], chance: float) -> str | None:
     if len(slots) != 1 or len(slots[0]) != 1 or chance > 0.4:
         return None
@@ -298,7 +327,7 @@ def _either(words: Iterable[str]) -> str:
 _NOUNS = {form: noun for noun in (*SHAPES, *_THINGS) for form in (noun, _plural(noun))}
 _ADJECTIVES = {word: (what, word) for what in ("colour", "size", "texture") for word in ATTRIBUTES[what]}
 _ADJECTIVES |= {word: _ADJECTIVES[meant] for word, meant in _SYNONYMS.items() if meant in _ADJECTIVES}
-_COUNTS = {"a": 1, "an": 1, "the": 1, **{w: i for i, w in enumerate(_NUMBERS) if w}}
+_COUNTS = {"a": 1, "an": 1, "the": 1, **{w: i for i, w in enumerate((*_NUMBERS, *_MORE)) if w}}
 _KIND = re.compile(
     rf"\b(?:({_either(_COUNTS)})\s+)?((?:(?:{_either(_ADJECTIVES)})\s+)*)({_either(_NOUNS)})\b"
 )
@@ -323,7 +352,8 @@ def read_prompt(text: str) -> Asked:
 
     Raises:
         ValueError: words that are not understood, by name; two adjectives of a kind that contradict each other; a
-            plural without a number; a place where several kinds are named.
+            plural without a number, or a noun that does not agree with its number; more than four objects in all; a
+            place where several kinds are named.
     """
     rest = " ".join(text.lower().strip().rstrip(".").split())
     style, rest = _taken(_OPENING, rest)
@@ -339,6 +369,8 @@ def read_prompt(text: str) -> Asked:
     if place and len(matches) > 1:
         raise ValueError(f"prompt {text!r}: the place {place!r} can be said of one kind of objects only")
     kinds = tuple(_read_kind(text, match) for match in matches)
+    if (asked := sum(kind.number for kind in kinds)) > MOST:
+        raise ValueError(f"prompt {text!r}: asks for {asked} objects; a picture holds one to four")
     return Asked(kinds, relation, place, style, _SYNONYMS.get(background or "", background))
 
 
@@ -373,6 +405,17 @@ def _read_kind(text: str, match: re.Match[str]) -> Kind:
     for what, word in (_ADJECTIVES[word] for word in adjectives.split()):
         if said.setdefault(what, word) != word:
             raise ValueError(f"prompt {text!r}: {said[what]!r} and {word!r} cannot both be the {what}")
-    if count is None and noun != _NOUNS[noun]:
-        raise ValueError(f"prompt {text!r}: say how many {noun}, one to four")
+    _check_number(text, count, noun)
     return Kind(_COUNTS[count or "a"], None if _NOUNS[noun] in _THINGS else _NOUNS[noun], **said)
+
+
+def _check_number(text: str, count: str | None, noun: str) -> None:
+    """Refuse numbers that no picture holds, and nouns that do not agree with theirs."""
+    single, several = _NOUNS[noun], noun != _NOUNS[noun]
+    if several and count in (None, "the"):
+        raise ValueError(f"prompt {text!r}: say how many {noun}, two to four")
+    if count in _MORE:
+        raise ValueError(f"prompt {text!r}: {count!r} is more than a picture holds; expected one to four")
+    if several != (_COUNTS[count or "a"] > 1):
+        number = f"expected {single!r}" if several else f"expected {_plural(single)!r}"
+        raise ValueError(f"prompt {text!r}: {noun!r} does not agree with {count!r}; {number}")

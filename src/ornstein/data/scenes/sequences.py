@@ -22,7 +22,7 @@ from ..image import to_bytes
 from .language import Kind, SceneRow, Span, Writer, noun_phrase
 from .render import render
 from .shapes import half_sizes, reaches
-from .world import MOST, Scenes, World, draw_scenes
+from .world import MOST, Scenes, World, draw_scenes, draws
 
 __all__ = [
     "HEADINGS",
@@ -257,30 +257,38 @@ def moving_captions(
     """A caption for each sequence, true of it, e.g. "a red circle moves left and two blue squares stand still".
 
     The heading is that of the way from the first frame to the last; it is said where all of a kind have the same.
+    "Still" is said of what is so in every frame: of a thing that comes back it is only said that it moves.
 
     Args:
         sequences: N sequences.
         seed: of the phrasings.
         ids: numbers of the sequences, so that one's caption is the same in any batch; 0, 1, ... by default.
     """
-    n = len(sequences.x)
-    rows = torch.arange(n) if ids is None else torch.as_tensor(list(ids))
-    u = Keyed(seed, rows).fold("moving captions").uniform(torch.empty(n, 5 * MOST)).tolist()
-    ways = torch.stack([v[:, -1] - v[:, 0] for v in (sequences.x, sequences.y)], -1).tolist()
-    return [_told(*told) for told in zip(SceneRow.of(sequences.scenes), ways, map(iter, u), strict=True)]
+    u = draws("moving captions", 5 * MOST, len(sequences.x), seed, ids).tolist()
+    steps = torch.stack([sequences.x - sequences.x[:, :1], sequences.y - sequences.y[:, :1]], -1)
+    ways, still = steps[:, -1].tolist(), (steps == 0).all(-1).all(1).tolist()
+    return [
+        _told(*told) for told in zip(SceneRow.of(sequences.scenes), ways, still, map(iter, u), strict=True)
+    ]
 
 
-def _told(row: SceneRow, ways: list[list[float]], draw: Iterator[float]) -> MovingCaption:
+def _told(row: SceneRow, ways: list[list[float]], still: list[bool], draw: Iterator[float]) -> MovingCaption:
     out, kinds, headings = Writer(), [], []
     slots = row.kinds()
     for k, objects in enumerate(slots):
         if k:
             out.add("and" if k == len(slots) - 1 else ",")
         kinds.append(noun_phrase(out, row, objects, draw))
-        found = {heading(*ways[i]) for i in objects}
+        found = {_heading(ways[i], still[i]) for i in objects}
         headings.append(found.pop() if len(found) == 1 else None)
         out.add(_verb(headings[-1], len(objects) > 1), "heading", objects)
     return MovingCaption(out.text, tuple(out.spans), tuple(kinds), tuple(headings))
+
+
+def _heading(moved: list[float], still: bool) -> str | None:
+    """Of a way (dx, dy) that is said: what came back to where it was has none, for it did move."""
+    way = heading(*moved)
+    return way if still or way != "still" else None
 
 
 def _verb(way: str | None, several: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -222,6 +222,12 @@ def same_scene(scenes: Scenes, **changes: Tensor | int) -> Scenes:
     return scenes._replace(**made)
 
 
+def draws(name: str, width: int, n: int, seed: int, ids: Iterable[int] | None = None) -> Tensor:
+    """Uniform numbers (n, width) of a named stream; row i belongs to number i of `ids`, 0, 1, ... by default."""
+    rows = torch.arange(n) if ids is None else torch.as_tensor(list(ids))
+    return Keyed(seed, rows).fold(name).uniform(torch.empty(n, width))
+
+
 def among(u: Tensor, names: Sequence[str], known: Sequence[str]) -> Tensor:
     """Uniform numbers as indices of names."""
     table = torch.tensor([known.index(name) for name in names])
@@ -302,11 +308,16 @@ def _circles_apart(place: Tensor, radius: Tensor, present: Tensor) -> Tensor:
 
 def _outlines_apart(place: Tensor, shape: Tensor, radius: Tensor, present: Tensor) -> Tensor:
     """Whether a strip of width GAP in one of 24 directions parts each pair: (M, 2, K) and three of (M, K) to (M,)."""
+    return outline_gap(place, shape, radius, present) > GAP
+
+
+def outline_gap(place: Tensor, shape: Tensor, radius: Tensor, present: Tensor) -> Tensor:
+    """Width of the widest strip in one of 24 directions that parts the nearest pair, (M,); infinite without a pair."""
     here, there = (supports(_ANGLES + turn).to(radius) for turn in (0, math.pi))
     reach = (
         here[shape[:, _FIRST]] * radius[:, _FIRST, None] + there[shape[:, _SECOND]] * radius[:, _SECOND, None]
     )
     directions = torch.stack([_ANGLES.cos(), _ANGLES.sin()]).to(radius)
     between = (place[..., _SECOND] - place[..., _FIRST]).movedim(-2, -1) @ directions
-    parted = (between - reach).amax(-1) > GAP
-    return (parted | ~(present[:, _FIRST] & present[:, _SECOND])).all(-1)
+    both = present[:, _FIRST] & present[:, _SECOND]
+    return (between - reach).amax(-1).masked_fill(~both, math.inf).amin(1)
