@@ -46,3 +46,9 @@ def test_a_pair_is_told_from_another_by_both_sides():
     # images: 10 < 20, 30 > 10, 0 < 10 degrees from the texts; texts: 10 < 20, 30 > 10, 0 < 0.5 from the images
     assert found["texts"].value == pytest.approx(2 / 3) and found["images"].value == pytest.approx(2 / 3)
     assert found["texts"].low < 2 / 3 < found["texts"].high
+
+
+def test_what_fits_equally_is_not_told_apart():
+    x, ids = angles(0, 90), torch.tensor([[10], [60]])
+    assert told_apart(Pair(), x, ids, angles(30, 70), ids)["texts"].value == 0
+    assert told_apart(Pair(), x, ids, x, torch.tensor([[20], [80]]))["images"].value == 0

@@ -16,6 +16,7 @@ from ornstein.metrics.scenes import (
     asked_of,
     exchanges,
     mean_estimate,
+    mean_score,
     names_unseen,
     permuted_score,
     scene_score,
@@ -137,6 +138,49 @@ def test_all_of_a_group_must_be_on_the_side() -> None:
     assert scene_score(prompt, one_scene(("red", "circle"), ("blue", "square"))).relation == 0
 
 
+def test_objects_are_counted_as_words_say() -> None:
+    found = [one_scene(*[("blue", "square")] * n, ("red", "ring")) for n in (1, 2, 3)]
+    score = scene_score(["two blue squares and a red ring"] * 3, Scenes.join(found))
+    assert score.count.tolist() == score.binding.tolist() == score.success.tolist() == [0, 1, 0]
+    assert score.count_error.tolist() == [-1, 0, 1] and score.kind_counts.tolist() == [0.5, 1, 0.5]
+    assert score.pair_recall.tolist() == [2 / 3, 1, 1] and score.pair_precision.tolist() == [1, 1, 3 / 4]
+
+
+def test_two_kinds_that_are_alike_are_one() -> None:
+    found = Scenes.join([one_scene(*[("red", "ring")] * n) for n in (1, 2, 3)])
+    for prompt in ("a ring and a ring", "two rings"):
+        score = scene_score([prompt] * 3, found)
+        assert score.kind_counts.tolist() == score.success.tolist() == [0, 1, 0]
+        assert score.pair_recall.tolist() == [0.5, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["size", "texture", "style", "background"])
+def test_each_attribute_alone_spoils_success_and_nothing_else(name: str) -> None:
+    scenes = draw_scenes(40, 7)
+    number = {"size": 2, "texture": 3, "style": 3, "background": 4}[name]
+    score = scene_score(scenes, scenes._replace(**{name: (getattr(scenes, name) + 1) % number}))
+    for other in NAMES:
+        values = getattr(score, other)
+        want = 0.0 if other in (name, "success", "binding_gap", "swap", "count_error") else 1.0
+        assert (values[~values.isnan()] == want).all(), other
+
+
+@pytest.mark.parametrize(
+    "prompt, name", [("a red circle left of a blue square", "relation"), ("a circle at the top", "place")]
+)
+def test_so_does_where_things_are(prompt: str, name: str) -> None:
+    pairs = [("red", "circle"), ("blue", "square")][: 1 + (name == "relation")]
+    found = place(one_scene(*pairs), *[(0.7, 0.7), (0.3, 0.3)][: len(pairs)])
+    score = scene_score([prompt], found)
+    assert (score.binding.item(), getattr(score, name).item(), score.success.item()) == (1, 0, 0)
+
+
+def test_half_a_size_is_no_success() -> None:
+    found = one_scene(("red", "circle"), ("red", "circle"))._replace(size=torch.tensor([[0, 1, 0, 0]]))
+    score = scene_score(["two small red circles"], found)
+    assert (score.size.item(), score.success.item()) == (0.5, 0)
+
+
 def test_of_two_readings_the_one_that_holds_is_taken() -> None:
     found = one_scene(("red", "circle"), ("red", "circle"))
     asked = Asked((Kind(1, "circle"), Kind(1, "circle")), "left of")
@@ -181,14 +225,78 @@ def test_permuted_prompts_are_as_good_as_chance() -> None:
     assert float(null.count.mean()) == 1
 
 
-def test_nobody_keeps_the_own_place() -> None:
-    orders = list(exchanges(7, 50))
-    assert all(
-        (order != torch.arange(7)).all() and sorted(order.tolist()) == list(range(7)) for order in orders
-    )
-    assert len({tuple(order.tolist()) for order in orders}) > 30
-    counts = torch.stack(list(exchanges(3, 400)))[:, 0].bincount(minlength=3)
-    assert counts[0] == 0 and abs(int(counts[1]) - 200) < 60
+def test_others_are_of_another_kind_and_equally_likely() -> None:
+    kinds = "abacabd"
+    orders = torch.stack(list(exchanges(kinds, 700)))
+    for i, kind in enumerate(kinds):
+        drawn = orders[:, i].bincount(minlength=7)
+        others = [j for j, other in enumerate(kinds) if other != kind]
+        assert int(drawn[others].sum()) == 700  # never one like itself
+        assert (drawn[others] - 700 / len(others)).abs().max() < 60
+    assert torch.equal(orders, torch.stack(list(exchanges(kinds, 700))))
+    assert not torch.equal(orders, torch.stack(list(exchanges(kinds, 700, seed=1))))
+
+
+SAME_PROMPTS = [
+    ("a red circle and a blue square", "a blue square and a red circle"),
+    ("a ring and a ring", "two rings"),
+    ("a red circle left of a blue square", "a blue square right of a red circle"),
+    ("a red circle below a blue square", "a blue square above a red circle"),
+    ("a ring, a big ring and a ring", "a large ring and two rings"),
+]
+
+
+@pytest.mark.parametrize("one, same", SAME_PROMPTS)
+def test_who_draws_what_is_asked_has_no_level_from_prompts_that_repeat(one: str, same: str) -> None:
+    """Four samples ask for one thing and a fifth for another; only their own prompts ask for what is shown."""
+    other = "two green crosses"
+    pairs = [("red", "circle"), ("blue", "square")] if "red" in one else [("red", "ring")] * one.count("ring")
+    centres = [(0.3, 0.7), (0.7, 0.3), (0.5, 0.5)][: len(pairs)]
+    shown = place(one_scene(*pairs), *centres)
+    if "big" in one or "large" in one:
+        shown = shown._replace(size=torch.tensor([[1, 0, 0, 0]]))
+    prompts, images = [one, same, one, same, other], Scenes.join([shown] * 5)
+    own, null = scene_score(prompts, images), permuted_score(prompts, images, rounds=20)
+    assert own.success.tolist() == [1, 1, 1, 1, 0]
+    assert null.success.tolist() == [0, 0, 0, 0, 1]
+    with pytest.raises(ValueError, match="2 samples, 1 different"):
+        permuted_score([one, same], images.rows(slice(0, 2)))
+
+
+@pytest.mark.parametrize("one, same", SAME_PROMPTS)
+def test_prompts_that_ask_for_the_same_score_the_same(one: str, same: str) -> None:
+    found = draw_scenes(60, 6, World(shapes=("ring", "circle"), colours=("red", "blue")))
+    scores = [scene_score([prompt] * 60, found) for prompt in (one, same)]
+    for name in NAMES:
+        first, second = (getattr(score, name) for score in scores)
+        torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("a red circle left of a blue square", "a blue square left of a red circle"),
+        ("a red circle left of a blue square", "a red circle above a blue square"),
+        ("a red circle left of a blue square", "a red circle and a blue square"),
+        ("two rings", "three rings"),
+        ("a ring", "a thing"),
+        ("a ring on the left", "a ring on the right"),
+        ("a ring on a grey background", "a ring"),
+        ("a flat picture of a ring", "a ring"),
+    ],
+)
+def test_prompts_that_ask_for_something_else_are_others(one: str, other: str) -> None:
+    assert permuted_score([one, other], draw_scenes(2)).readable.tolist() == [1, 1]
+
+
+def test_means_of_scores() -> None:
+    blank = scene_score(["a red circle", "a red circle"], draw_scenes(2))
+    scores = [
+        SceneScore(*(torch.tensor(v) for _ in NAMES))
+        for v in ([1.0, math.nan], [0.0, math.nan], [math.nan, 1.0])
+    ]
+    assert all(getattr(mean_score(scores), name).tolist() == [0.5, 1] for name in NAMES)
+    assert isinstance(mean_score([blank]), SceneScore)
 
 
 # ------------------------------------------------------------------------------- invariances
@@ -242,8 +350,10 @@ def test_wrong_calls() -> None:
         scene_score("a red circle", scenes)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="not understood"):
         scene_score(["a red elephant"] * 3, scenes)
-    with pytest.raises(ValueError, match="two prompts"):
+    with pytest.raises(ValueError, match="two samples or more"):
         permuted_score(["a red circle"], scenes.rows(slice(0, 1)))
+    with pytest.raises(ValueError, match="0 rounds"):
+        permuted_score(["a red circle", "a ring", "a square"], scenes, rounds=0)
 
 
 def test_a_place_is_asked_of_all_objects_of_the_kind() -> None:
@@ -253,3 +363,23 @@ def test_a_place_is_asked_of_all_objects_of_the_kind() -> None:
         moved = two._replace(x=torch.tensor([[0.2, x, 0.5, 0.5]]), y=torch.tensor([[0.3, 0.7, 0.5, 0.5]]))
         asked = asked_of(moved)[0]._replace(place="left")
         assert scene_score([asked], moved).place.tolist() == [expected]
+
+
+@pytest.mark.parametrize("sizes", [[0, 1, 0, 0], [1, 0, 0, 0]])
+@pytest.mark.parametrize("name, words", [("size", ("small", "large")), ("texture", ("plain", "striped"))])
+def test_of_like_objects_the_one_that_is_as_said_is_meant(
+    name: str, words: tuple[str, str], sizes: list[int]
+) -> None:
+    """The order in which objects are found does not decide."""
+    found = one_scene(("red", "ring"), ("red", "ring"))._replace(**{name: torch.tensor([sizes])})
+    score = scene_score([f"a {words[0]} ring and a {words[1]} ring"], found)
+    assert (getattr(score, name).item(), score.success.item()) == (1, 1)
+
+
+@pytest.mark.parametrize("distance, want", [(0.049, 0), (0.051, 1)])
+def test_the_margin_of_relations_and_places(distance: float, want: int) -> None:
+    """Least distance of centres, and how far a place may be missed."""
+    found = place(one_scene(("red", "circle"), ("blue", "square")), (0.4, 0.5), (0.4 + distance, 0.5))
+    assert scene_score(["a red circle left of a blue square"], found).relation == want
+    alone = place(one_scene(("red", "circle")), (0.36 + distance, 0.5))
+    assert scene_score(["a circle on the left"], alone).place == 1 - want

@@ -46,6 +46,26 @@ def test_the_floor_of_a_fair_sampler(n: int) -> None:
     assert report.distance_floor == pytest.approx(math.sqrt(2 / (math.pi * n)) / math.sqrt(2), rel=0.05)
 
 
+def test_floors_are_those_of_the_wanted_shares_of_even_ones_and_of_the_pooled_law() -> None:
+    """Of N draws the share of a value of probability p is off by sqrt(2 p (1 - p) / (pi N)) in the mean."""
+    n = 400
+    values, prompts = values_of(360, 40), torch.arange(n) % 2
+    report = bias_report(values, prompts, 2, torch.tensor([9.0, 1.0]), resamples=2000)
+    of = lambda p: math.sqrt(2 * p * (1 - p) / (math.pi * n / 2))  # noqa: E731
+    assert report.bias_floor == pytest.approx(2 * of(0.5), rel=0.05)
+    assert report.distance_floor == pytest.approx(math.sqrt(2) * of(0.1), rel=0.06)
+    assert bias_report(values, prompts, 2).distance_floor == pytest.approx(math.sqrt(2) * of(0.5), rel=0.05)
+    always = bias_report(values_of(n, 0), prompts, 2)
+    assert always.information_floor == 0 < report.information_floor  # of a value that never varies
+
+
+def test_floors_go_by_the_samples_of_each_prompt() -> None:
+    """One prompt has 16 times as many: the floor is the mean of those of the two."""
+    report = bias_report(torch.arange(680) % 2, values_of(40, 640), 2, resamples=2000)
+    both = [math.sqrt(2 / (math.pi * n)) for n in (40, 640)]
+    assert report.bias_floor == pytest.approx(sum(both) / 2, rel=0.05)
+
+
 def test_the_floor_of_information() -> None:
     """Miller: about (prompts - 1) (K - 1) / (2 N ln 2) bits."""
     n = 600

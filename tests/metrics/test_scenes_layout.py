@@ -68,6 +68,9 @@ def test_labels_and_what_is_missing() -> None:
 
 def test_positions_within_a_radius() -> None:
     scenes = draw_scenes(50, 4, World(most=1))
+    middle = scenes._replace(x=torch.full_like(scenes.x, 0.5))
+    assert (position_recall(middle, moved(middle, 0.0625), radius=0.0625) == 1).all()  # within is at most
+    assert (position_recall(middle, moved(middle, 0.0626), radius=0.0625) == 0).all()
     for shift, want in ((0.05, 1), (0.079, 1), (0.081, 0)):
         assert (position_recall(scenes, moved(scenes, shift)) == want).all()
     assert (position_recall(scenes, moved(scenes, 0.15), radius=0.2) == 1).all()
@@ -79,5 +82,13 @@ def test_order_does_not_matter_and_chance_is_low() -> None:
     torch.testing.assert_close(layout_iou(scenes, flipped), torch.ones(80).double())
     null = permuted_layout(layout_iou, scenes, scenes, rounds=2)
     assert float(null.mean()) < 0.05
+    repeated = Scenes.join([scenes.rows(slice(0, 5))] * 4)  # several pictures of each of five layouts
+    flipped = Scenes(*(v.flip(1) if v.ndim == 2 else v for v in repeated))
+    layouts = Scenes.join([repeated, flipped])
+    assert float(permuted_layout(layout_iou, layouts, layouts, rounds=8).max()) < 0.5
+    with pytest.raises(ValueError, match="2 samples, 1 different"):
+        permuted_layout(layout_iou, layouts.rows(torch.tensor([0, 20])), layouts.rows(torch.tensor([0, 1])))
+    with pytest.raises(ValueError, match="two samples or more"):
+        permuted_layout(layout_iou, scenes.rows(slice(0, 1)), scenes.rows(slice(0, 1)))
     with pytest.raises(ValueError, match="80 images and 3 layouts"):
         layout_iou(scenes.rows(slice(0, 3)), scenes)

@@ -54,6 +54,10 @@ def test_missed_extra_moved_and_refused() -> None:
     assert not reading_error(truth, read_as(fewer)).exact.any()
     near = reading_error(truth, read_as(truth._replace(x=truth.x + 0.03)))
     assert near.exact.all() and near.offset.allclose(torch.tensor(0.03), atol=1e-6)
+    half = truth._replace(x=torch.full_like(truth.x, 0.5)).rows(truth.counts == 1)
+    for shift, missed in ((0.0625, 0), (0.0626, len(half.x))):  # near is at most so far
+        error = reading_error(half, read_as(half._replace(x=half.x + shift)), near=0.0625)
+        assert error.missed == error.extra == missed
     far = reading_error(truth, read_as(truth._replace(x=truth.x + 3)))
     assert far.missed == far.extra == far.objects and len(far.offset) == 0
     refused = reading_error(truth, read_as(truth, readable=False))

@@ -45,7 +45,9 @@ def retrieval(pair: Any, x: Tensor, ids: Tensor, among: int = 256) -> dict[str, 
 
 def told_apart(pair: Any, x: Tensor, ids: Tensor, other_x: Tensor, other_ids: Tensor) -> dict[str, Estimate]:
     """Share of images that fit their own text better than the other one, and of texts that fit their own image better
-    than the other one: 1/2 for a bag of words where the others bind the same words otherwise, as `data.scenes.twins`.
+    than the other one: 1/2 by chance, which a bag of words is left to where the others bind the same words otherwise,
+    as `data.scenes.twins`. What fits both equally is not told apart: an encoder that gives the two texts the very same
+    vector has 0 of "texts".
 
     Args:
         pair: a `networks.TextImage`.

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ornstein.core import suggest
+from ornstein.core import select, suggest, tree_map
 
 from ..data.scenes.language import Asked, Kind, place_holds, read_prompt, relation_holds
 from ..data.scenes.parse import Parsed, parse
@@ -32,23 +33,28 @@ __all__ = [
     "asked_of",
     "exchanges",
     "mean_estimate",
+    "mean_score",
     "names_unseen",
+    "on_cpu",
     "permuted_score",
     "reading",
     "scene_score",
 ]
 
 Prompts = Scenes | Sequence[str | Asked]
+Score = TypeVar("Score")
 _VALUES: dict[str, tuple[str, ...]] = {
     "shape": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES
 }  # fmt: skip
 _FINE, _TIE = 1e-2, 1e-4  # weights in the matching of a size or texture, and of standing on the right side
+_OPPOSITE = {"right of": "left of", "below": "above"}
 MARGIN = 0.05  # of relations and places as they are judged, in sides: half of what captions keep
 
 
 @dataclass(frozen=True)
 class SceneScore:
     """Scores (N,) of each sample, in [0, 1] but for `count_error` and `binding_gap`; NaN where a prompt does not ask.
+    They are on the CPU.
 
     With P the multiset of pairs (colour, shape) asked for and Q that found:
 
@@ -62,7 +68,7 @@ class SceneScore:
             objects that differ in both.
         count: the number of objects is right.
         count_error: objects found less those asked for.
-        kind_counts: share of the prompt's kinds of which all are there and no more.
+        kind_counts: share of the prompt's kinds of which all are there and no more; "a ring and a ring" is one kind.
         relation: all objects of the first kind are on that side of all of the second, which are all there.
         place: all objects of the first kind are there and at their place.
         size, texture: share of objects asked for with one that are there and have it.
@@ -92,10 +98,7 @@ class SceneScore:
 
     def rows(self, index: Tensor) -> SceneScore:
         """The scores of the samples at `index`."""
-        return SceneScore(*(v[index] for v in self._values()))
-
-    def _values(self) -> list[Tensor]:
-        return [getattr(self, f.name) for f in fields(self)]
+        return SceneScore(*select(_values(self), index.cpu()))
 
     def estimate(self, name: str, resamples: int = 500, seed: int = 0) -> Estimate:
         """The mean of one score over the prompts that ask for it, with its 95 % interval: Wilson's where each sample
@@ -124,7 +127,7 @@ class SceneScore:
 
 def mean_estimate(values: Tensor, resamples: int = 500, seed: int = 0) -> Estimate:
     """The mean of values (N,) with its 95 % interval: Wilson's where all are 0 or 1, by the bootstrap otherwise."""
-    values = values.double()
+    values = values.to("cpu", torch.float64)
     if ((values == 0) | (values == 1)).all():
         return wilson(int(values.sum()), len(values))
     if len(values) == 1:
@@ -156,7 +159,7 @@ def scene_score(prompts: Prompts, found: Tensor | Parsed | Scenes, margin: float
     scenes = scenes._replace(group=scenes.group.masked_fill(empty, -1))
     columns = {name: getattr(scenes, name).tolist() for name in Scenes._fields}
     rows = [
-        _score_one(one, _Found.of({k: v[i] for k, v in columns.items()}, readable), margin)
+        _score_one(_meaning(one), _Found.of({k: v[i] for k, v in columns.items()}, readable), margin)
         for i, (one, readable) in enumerate(zip(asked, read.readable.tolist(), strict=True))
     ]
     table = torch.tensor(rows, dtype=torch.float64).reshape(len(rows), len(fields(SceneScore)))
@@ -166,29 +169,53 @@ def scene_score(prompts: Prompts, found: Tensor | Parsed | Scenes, margin: float
 def permuted_score(
     prompts: Prompts, found: Tensor | Parsed | Scenes, rounds: int = 8, seed: int = 0
 ) -> SceneScore:
-    """The null level: the same images under other samples' prompts, averaged over so many orders of the prompts.
+    """The null level: the same images under other samples' prompts, averaged over so many draws of the prompts.
 
-    No sample keeps its own prompt. Where a score falls no lower than this, a model's images follow no prompt.
+    Each sample takes that of a random one among those whose prompt asks for something else than its own, in whatever
+    order or words. Where a score falls no lower than this, a model's images follow no prompt.
 
     Raises:
-        ValueError: fewer than two prompts, or fewer than one round.
+        ValueError: fewer than two prompts that differ, or fewer than one round.
     """
     asked, read = asked_of(prompts), reading(found)
-    if len(asked) < 2 or rounds < 1:
-        raise ValueError(f"expected two prompts or more and a round or more, got {len(asked)} and {rounds}")
-    scores = [
-        scene_score([asked[i] for i in other.tolist()], read) for other in exchanges(len(asked), rounds, seed)
-    ]
-    means = (torch.stack(parts).nanmean(0) for parts in zip(*(s._values() for s in scores), strict=True))
-    return SceneScore(*means)
+    orders = exchanges([_meaning(one) for one in asked], rounds, seed)
+    return mean_score([scene_score([asked[i] for i in other.tolist()], read) for other in orders])
 
 
-def exchanges(n: int, rounds: int, seed: int = 0) -> Iterator[Tensor]:
-    """Orders (n,) in which no sample keeps its place: each takes that of the one before it in a random circle."""
+def exchanges(kinds: Sequence[Hashable], rounds: int, seed: int = 0) -> Iterator[Tensor]:
+    """Numbers (N,) of other samples, for each one drawn at random among all whose kind is not its own.
+
+    Raises:
+        ValueError: fewer than two kinds, or fewer than one round.
+    """
+    number = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
+    if len(number) < 2 or rounds < 1:
+        raise ValueError(
+            f"a null level: expected two samples or more that ask for different things and a round or more, got "
+            f"{len(kinds)} samples, {len(number)} different, and {rounds} rounds"
+        )
+    labels = torch.tensor([number[kind] for kind in kinds])
+    order, sizes = labels.argsort(stable=True), labels.bincount()
+    first, own = (
+        (sizes.cumsum(0) - sizes)[labels],
+        sizes[labels],
+    )  # where those of its kind stand in the order
     generator = torch.Generator().manual_seed(seed)
     for _ in range(rounds):
-        order = torch.randperm(n, generator=generator)
-        yield order.roll(1)[order.argsort()]
+        place = (
+            torch.rand(len(labels), generator=generator, dtype=torch.float64) * (len(labels) - own)
+        ).long()
+        yield order[place + own * (place >= first)]
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The mean of scores of the same samples, of each sample over those where it is not NaN."""
+    columns = zip(*map(_values, scores), strict=True)
+    return type(scores[0])(*(torch.stack(parts).nanmean(0) for parts in columns))
+
+
+def _values(score: Any) -> tuple[Tensor, ...]:
+    return tuple(getattr(score, f.name) for f in fields(score))
 
 
 def asked_of(prompts: Prompts) -> list[Asked]:
@@ -212,12 +239,33 @@ def names_unseen(prompts: Prompts) -> Tensor:
 
 
 def reading(found: Tensor | Parsed | Scenes) -> Parsed:
-    """What the parser reads in images (N, 3, S, S); scenes are taken to be read without error."""
-    if isinstance(found, Parsed):
-        return found
-    if isinstance(found, Scenes):
-        return Parsed(found, found.present.float(), torch.ones(len(found.x), dtype=torch.bool))
-    return parse(found)
+    """What the parser reads in images (N, 3, S, S), on the CPU; scenes are taken to be read without error."""
+    if isinstance(found, Tensor):
+        return parse(found)
+    read: Parsed | Scenes = on_cpu(found)
+    if isinstance(read, Parsed):
+        return read
+    return Parsed(read, read.present.float(), torch.ones(len(read.x), dtype=torch.bool))
+
+
+def on_cpu(tree: Any) -> Any:
+    """Images, scenes or readings on the CPU, where the parser and the matchings run, without gradient."""
+    return tree_map(lambda x: x.detach().cpu(), tree)
+
+
+def _meaning(asked: Asked) -> Asked:
+    """One form of all prompts that ask for the same: like kinds are counted together, those that no relation orders
+    are sorted, and a relation goes to the right or down.
+    """
+    related, others = (asked.kinds[:2], asked.kinds[2:]) if asked.relation else ((), asked.kinds)
+    relation = asked.relation
+    if relation in _OPPOSITE:
+        related, relation = related[::-1], _OPPOSITE[relation]
+    numbers: Counter[Kind] = Counter()
+    for kind in others:
+        numbers[kind._replace(number=0)] += kind.number
+    counted = sorted((kind._replace(number=n) for kind, n in numbers.items()), key=str)
+    return asked._replace(kinds=(*related, *counted), relation=relation)
 
 
 def _asked_of_row(row: dict[str, list[int]]) -> Asked:

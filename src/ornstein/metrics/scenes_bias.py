@@ -70,7 +70,7 @@ def bias_report(
     """
     cells, shape = _cells(values, prompts, number)
     even = torch.full((number,), 1 / number, dtype=torch.float64)
-    shares = even if wanted is None else wanted.double() / wanted.sum()
+    shares = even if wanted is None else wanted.to("cpu", torch.float64) / float(wanted.sum())
     members = torch.nn.functional.one_hot(cells, shape[0] * number).double()
     counts = members.sum(0).reshape(shape)
 
@@ -136,6 +136,7 @@ def _cells(values: Tensor, prompts: Tensor, number: int) -> tuple[Tensor, tuple[
         )
     if number < 2 or (values >= number).any():
         raise ValueError(f"number: expected at least 2 and more than the largest value, got {number}")
+    values, prompts = values.cpu(), prompts.cpu()
     kept = values >= 0
     if not kept.any():
         raise ValueError("values: nothing to count, all are negative")

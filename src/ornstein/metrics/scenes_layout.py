@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..data.scenes.maps import boxes
 from ..data.scenes.parse import Parsed
 from ..data.scenes.world import Scenes
-from .scenes import exchanges, reading
+from .scenes import exchanges, on_cpu, reading
 
 __all__ = ["box_iou", "layout_iou", "permuted_layout", "position_recall"]
 
@@ -40,7 +41,7 @@ def layout_iou(asked: Scenes, found: Found, labelled: bool = True) -> Tensor:
     Raises:
         ValueError: not one image a layout.
     """
-    read = _checked(asked, found)
+    asked, read = _checked(asked, found)
     values = box_iou(boxes(asked), boxes(read.scenes))
     if labelled:
         values = values * _alike(asked, read.scenes)
@@ -59,7 +60,7 @@ def position_recall(asked: Scenes, found: Found, radius: float = 0.08, labelled:
     Raises:
         ValueError: not one image a layout.
     """
-    read = _checked(asked, found)
+    asked, read = _checked(asked, found)
     seen = read.scenes
     squared = sum((a[:, :, None] - b[:, None]) ** 2 for a, b in ((asked.x, seen.x), (asked.y, seen.y)))
     near = (squared <= radius**2) & (_alike(asked, seen) | (not labelled))
@@ -69,19 +70,31 @@ def position_recall(asked: Scenes, found: Found, radius: float = 0.08, labelled:
 def permuted_layout(
     measure: Callable[[Scenes, Parsed], Tensor], asked: Scenes, found: Found, rounds: int = 8, seed: int = 0
 ) -> Tensor:
-    """The null level (N,) of a measure such as `layout_iou`: the same images under other samples' layouts, averaged."""
-    read = reading(found)
-    levels = [measure(asked.rows(order), read) for order in exchanges(len(asked.x), rounds, seed)]
+    """The null level (N,) of a measure such as `layout_iou`: the same images under the layouts of random other samples
+    whose layout is not their own, averaged over so many draws.
+
+    Raises:
+        ValueError: not one image a layout, fewer than two layouts that differ, or fewer than one round.
+    """
+    asked, read = _checked(asked, found)
+    levels = [measure(asked.rows(order), read) for order in exchanges(_layouts(asked), rounds, seed)]
     return torch.stack(levels).nanmean(0)
 
 
-def _checked(asked: Scenes, found: Found) -> Parsed:
+def _layouts(asked: Scenes) -> list[tuple[Any, ...]]:
+    """What each layout consists of, whatever the order of its objects."""
+    columns = [getattr(asked, name).tolist() for name in ("group", "shape", "colour", "x", "y", "radius")]
+    rows = (zip(*row, strict=True) for row in zip(*columns, strict=True))
+    return [tuple(sorted(slot[1:] for slot in row if slot[0] >= 0)) for row in rows]
+
+
+def _checked(asked: Scenes, found: Found) -> tuple[Scenes, Parsed]:
     read = reading(found)
     if len(asked.x) != len(read.readable):
         raise ValueError(
             f"expected one image a layout, got {len(read.readable)} images and {len(asked.x)} layouts"
         )
-    return read
+    return on_cpu(asked), read
 
 
 def _alike(asked: Scenes, seen: Scenes) -> Tensor:

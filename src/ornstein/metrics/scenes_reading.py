@@ -11,7 +11,7 @@ from torch import Tensor
 from ..data.scenes.parse import Parsed
 from ..data.scenes.world import ATTRIBUTES, Scenes
 from .estimate import Estimate, wilson
-from .scenes import reading
+from .scenes import on_cpu, reading
 
 __all__ = ["ReadingError", "reading_error"]
 
@@ -69,7 +69,7 @@ def reading_error(truth: Scenes, found: Tensor | Parsed, near: float = NEAR) -> 
     Raises:
         ValueError: not one image a scene.
     """
-    read = reading(found)
+    truth, read = on_cpu(truth), reading(found)
     if len(truth.x) != len(read.readable):
         raise ValueError(f"expected one image a scene, got {len(read.readable)} and {len(truth.x)}")
     image, own, theirs, distance = _pairs(truth, read.scenes, near)

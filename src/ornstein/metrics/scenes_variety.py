@@ -29,7 +29,7 @@ def diversity(images: Tensor, prompts: Tensor) -> Tensor:
     """
     if prompts.shape != (len(images),):
         raise ValueError(f"prompts: expected shape ({len(images)},), got {tuple(prompts.shape)}")
-    flat = images.detach().flatten(1).double()
+    flat, prompts = images.detach().flatten(1).to("cpu", torch.float64), prompts.cpu()
     out = torch.full((len(flat),), torch.nan, dtype=torch.float64)
     for prompt in prompts.unique():
         rows = (prompts == prompt).nonzero()[:, 0]
@@ -92,7 +92,8 @@ def identity_score(
             f"{len(others)} others"
         )
     with torch.no_grad():
-        ours, known, again = (embed(v).double() for v in (images, references, others))
+        ours, known, again = (embed(v).to("cpu", torch.float64) for v in (images, references, others))
+    identities = identities.cpu()
     distance = torch.cdist(ours, known, compute_mode="donot_use_mm_for_euclid_dist")
     within = distance.gather(1, identities[:, None])[:, 0]
     between = (distance.sum(1) - within) / (len(known) - 1)

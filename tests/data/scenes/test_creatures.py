@@ -237,6 +237,16 @@ def test_distances_of_an_embedding_have_a_floor():
     )
 
 
+def test_references_are_no_pictures_of_the_data():
+    seen = []
+    identity_distances(lambda images: (seen.append(images), images)[1], count=20, size=16)
+    loaded = data.load("creatures", size=16, count=200, characters=20)
+    own = torch.cat(
+        [split.batch(torch.arange(len(split)))["x_0"] for split in (loaded.train, loaded.held_out)]
+    )
+    assert torch.cdist(torch.cat(seen).flatten(1), own.flatten(1)).min() > 1e-3
+
+
 def test_the_set_shows_its_characters_evenly():
     loaded = data.load("creatures", size=16, count=30, characters=5, seed=2)
     assert loaded.shape == (3, 16, 16) and (len(loaded.train), len(loaded.held_out)) == (30, 3)

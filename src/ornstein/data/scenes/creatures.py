@@ -56,6 +56,7 @@ _CONSONANTS, _VOWELS = "bdfgklmnprtv", "aeiou"
 _SYLLABLES = tuple(c + v for c in _CONSONANTS for v in _VOWELS)
 _WORN = {"hat": "with a hat", "scarf": "with a scarf", "ball": "with a ball"}
 _HELD_OUT = 2**20  # added to the seed of the pictures held out
+_REFERENCES = 2**21  # added to the seed of characters and pictures that only measure
 
 
 class Creatures(NamedTuple):
@@ -370,10 +371,12 @@ def identity_distances(
         embed: from images (N, 3, size, size) in [-1, 1] to (N, D).
         count: characters.
         size: pixels a side.
-        seed: of characters and pictures.
+        seed: of characters and pictures, which are none of `creatures` with the same seed.
     """
-    who = draw_identities(count, seed)
-    one, other = (embed(render_creatures(draw_creatures(count, 2 * seed + i, who), size)) for i in (0, 1))
+    own = seed + _REFERENCES
+    who = draw_identities(count, own)
+    drawn = (draw_creatures(count, own + i * _HELD_OUT, who) for i in (0, 1))
+    one, other = (embed(render_creatures(creatures, size)) for creatures in drawn)
     within, between = ((one - b).flatten(1).norm(dim=1).mean() for b in (other, other.roll(1, 0)))
     return IdentityDistances(float(within), float(between))
 
