@@ -9,13 +9,14 @@ prompts stands beside them, and the same pictures under other samples' prompts a
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import ornstein as orn
-from ornstein import guides
+from ornstein import data, guides
 from ornstein.data import scenes as world
 from ornstein.metrics import Estimate, permuted_score, scene_score
 from ornstein.zoo import data_options_of
@@ -28,6 +29,7 @@ SHOWN = (
     "swap",
     "count",
     "relation",
+    "place",
     "texture",
     "size",
     "style",
@@ -35,6 +37,9 @@ SHOWN = (
     "success",
     "readable",
 )
+SIDED = ("relation", "place")
+PAIRS = (("left", "right"), ("top", "bottom"), ("above", "below"), ("over", "under"))
+OTHER = {word: other for pair in PAIRS for word, other in (pair, pair[::-1])}
 SETS: dict[str, dict[str, Any]] = {
     "one object": {"most": 1, "combinations": "seen"},
     "one object, of a pair never trained on": {"most": 1, "combinations": "unseen"},
@@ -43,15 +48,22 @@ SETS: dict[str, dict[str, Any]] = {
 }
 
 
-def prompts(name: str, count: int, options: dict[str, Any]) -> tuple[list[str], world.Scenes]:
+def turned(text: str) -> str:
+    """The prompt with all sides and places turned about."""
+    return re.sub(rf"\b({'|'.join(OTHER)})\b", lambda match: OTHER[match[0]], text)
+
+
+def prompts(
+    name: str, count: int, options: dict[str, Any], seed: int = SEED
+) -> tuple[list[str], world.Scenes]:
     """Captions of `count` scenes of a set, in the world that the model was trained in, and the scenes."""
     own = {k: v for k, v in options.items() if k in world.World.options()}
-    drawn = world.draw_scenes(8 * count, SEED, world.World(**{**own, **SETS[name]}))
+    drawn = world.draw_scenes(8 * count, seed, world.World(**{**own, **SETS[name]}))
     kept = torch.arange(8 * count)
     if "two" in name:
         kept = kept[(drawn.group.amax(1) == 1) & (drawn.counts == 2)]
     scenes = drawn.rows(kept[:count])
-    return [caption.text for caption in world.captions(scenes, SEED)], scenes
+    return [caption.text for caption in world.captions(scenes, seed)], scenes
 
 
 def drawn_for(model: Any, texts: list[str], guidance: float, steps: int) -> torch.Tensor:
@@ -84,24 +96,35 @@ def table(model: Any, options: dict[str, Any], count: int, guidance: float, step
             ("drawn", scene_score(texts, made)),
             ("true", real),
             ("drawn, other prompts", permuted_score(texts, made)),
+            ("drawn, turned about", scene_score([turned(text) for text in texts], made)),
         ):
             found = score.estimates()
+            if "turned" in what:
+                found = {side: found[side] for side in SIDED if side in found}
             lines.append(f"| {name} | {what} | {' | '.join(cell(found.get(s)) for s in SHOWN)} |")
             print(lines[-1], flush=True)
     return lines
 
 
+def overlap(options: dict[str, Any], count: int) -> list[str]:
+    """How many of the prompts stand word for word among the captions that the model was trained on."""
+    known = set(data.load("scenes", **options).train.texts or ())
+    shares = [sum(text in known for text in prompts(name, count, options)[0]) / count for name in SETS]
+    cells = ", ".join(f"{name} {share:.0%}" for name, share in zip(SETS, shares, strict=True))
+    return [f"Prompts that stand word for word among the training captions: {cells}."]
+
+
 def curves(
     model: Any, options: dict[str, Any], count: int, guidance: float, steps: int
 ) -> tuple[list[str], dict[str, Any]]:
-    """Binding by guidance scale and by number of steps."""
+    """Binding by guidance scale and by number of steps, on other prompts than the table's."""
     swept: dict[str, Any] = {}
     lines = [f"| | {' | '.join(SETS)} |", "|---" * (len(SETS) + 1) + "|"]
     pairs = [("guidance", w, w, steps) for w in GUIDANCE] + [("steps", n, guidance, n) for n in STEPS]
     for kind, value, scale, rows in pairs:
         cells = []
         for name in SETS:
-            texts, _ = prompts(name, count, options)
+            texts, _ = prompts(name, count, options, SEED + 1)
             estimate = scene_score(texts, drawn_for(model, texts, scale, rows)).estimate("binding")
             swept.setdefault((kind, name), []).append((value, estimate))
             cells.append(cell(estimate))
@@ -148,9 +171,10 @@ def main() -> None:
     asked = parser.parse_args()
     model, options = orn.load(asked.model), data_options_of(asked.model)
     scores = table(model, options, asked.prompts, asked.guidance, asked.steps)
+    known = overlap(options, asked.prompts)
     swept, points = curves(model, options, asked.prompts, asked.guidance, asked.steps)
     if asked.table:
-        asked.table.write_text("\n".join([*scores, "", *swept, ""]), "utf-8")
+        asked.table.write_text("\n".join([*scores, "", *known, "", *swept, ""]), "utf-8")
     if asked.figure:
         draw_figure(points, asked.figure)
 
