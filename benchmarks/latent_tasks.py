@@ -25,7 +25,7 @@ from ornstein.core import Keyed
 from ornstein.data import scenes as world
 from ornstein.systems import latent_tasks
 
-HELD_OUT = 2**24  # seed of the scenes that judge
+from .codecs import SEED
 
 Judged = dict[str, Tensor]  # for each scene
 
@@ -33,19 +33,37 @@ Judged = dict[str, Tensor]  # for each scene
 def inpainting(model: Any, drawn: world.Scenes, real: Tensor, seed: int) -> Judged:
     """Error inside the hole, and whether the scene's objects are there again."""
     hole = latent_tasks.holes(real, Keyed(seed, len(real)))
-    filled = latent_tasks.inpaint(model, real, hole, seed=seed)
-    mean = real.masked_fill(hole, 0.0).sum((2, 3)) / (~hole).sum((2, 3))  # of what is known, a channel
-    flat = torch.where(hole, mean[:, :, None, None], real)
+    fills = {
+        "": latent_tasks.inpaint(model, real, hole, seed=seed),
+        ", filled with the commonest colour": torch.where(hole, commonest(real, hole), real),
+        ", filled with the truth through the codec": torch.where(hole, through(model, real), real),
+    }
 
     def error(images: Tensor) -> Tensor:
         return ((images - real) ** 2 * hole).mean((1, 2, 3)) / hole.double().mean((1, 2, 3))
 
     return {
-        "squared error in the hole": error(filled),
-        "the same, filled with the mean of the rest": error(flat),
-        "readable": readable(filled),
-        "readable, filled with the mean": readable(flat),
+        **{f"squared error in the hole{how}": error(images) for how, images in fills.items()},
+        **{f"binding{how}": binding(drawn, images) for how, images in fills.items()},
+        **{f"readable{how}": readable(images) for how, images in fills.items()},
     }
+
+
+def commonest(images: Tensor, hole: Tensor) -> Tensor:
+    """The colour (N, 3, 1, 1) of most known pixels of each image, such as its background's."""
+    levels = ((images + 1) * 127.5).round().long().flatten(2)
+    colours = (levels * torch.tensor([65536, 256, 1])[:, None]).sum(1)
+    unknown = -1 - torch.arange(colours.shape[1])  # each hidden pixel is alone of its colour
+    where = torch.where(hole.flatten(1), unknown, colours).mode(1).indices
+    return images.flatten(2).gather(2, where[:, None, None].expand(-1, 3, 1))[..., None]
+
+
+@torch.no_grad()
+def through(model: Any, images: Tensor) -> Tensor:
+    """The most that a model of the codec's latents can show."""
+    codec = model.process.codec
+    shown: Tensor = codec.decode(codec.encode(images))
+    return shown
 
 
 def super_resolution(model: Any, drawn: world.Scenes, real: Tensor, seed: int) -> Judged:
@@ -53,11 +71,10 @@ def super_resolution(model: Any, drawn: world.Scenes, real: Tensor, seed: int) -
     small = F.avg_pool2d(real, 4)
     large = latent_tasks.enlarge(model, small, seed=seed)
     bicubic = F.interpolate(small, scale_factor=4, mode="bicubic")
+    shown = {"": large, ", bicubic": bicubic, ", the truth through the codec": through(model, real)}
     return {
-        "PSNR (dB)": metrics.psnr(large.clamp(-1, 1), real),
-        "PSNR (dB), bicubic": metrics.psnr(bicubic.clamp(-1, 1), real),
-        "binding": binding(drawn, large),
-        "binding, bicubic": binding(drawn, bicubic),
+        **{f"PSNR (dB){how}": metrics.psnr(images.clamp(-1, 1), real) for how, images in shown.items()},
+        **{f"binding{how}": binding(drawn, images) for how, images in shown.items()},
     }
 
 
@@ -97,7 +114,7 @@ def judged(task: str, asked: argparse.Namespace, seed: int) -> Judged:
             ema=0.995, evaluate_every=0, checkpoint_every=asked.steps, progress=False,
         )  # fmt: skip
     print(f"{task}, seed {seed}: {time.process_time() - began:.0f} s of the processor", flush=True)
-    drawn = world.draw_scenes(asked.count, HELD_OUT + seed, world.World(combinations="seen"))
+    drawn = world.draw_scenes(asked.count, SEED + seed, world.World(combinations="seen"))
     return TASKS[task](run.denoiser, drawn, world.render(drawn), seed)
 
 

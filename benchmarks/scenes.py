@@ -55,11 +55,6 @@ def noisy(images: Tensor, generator: torch.Generator, sigma: float = 0.1) -> Ten
     return images + sigma * torch.randn(images.shape, generator=generator)
 
 
-def coarse(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half the resolution, and back."""
-    return F.interpolate(F.avg_pool2d(images, 2), scale_factor=2, mode="bilinear", align_corners=False)
-
-
 CHANGES: dict[str, Change] = {
     "clean": lambda images, generator: images,
     "noise 0.1": noisy,

@@ -32,7 +32,9 @@ def test_training_data_in_place_of_samples_measure_as_training_data(run, digits)
         row = found.row(name)
         assert row.samples.low <= row.reference.high
         assert row.reference.low <= row.samples.high
+        assert row.reference_of == "training data"
     assert found.row("class accuracy").samples.value > 0.97
+    assert found.row("class accuracy").reference_of == "held-out data"
     assert found.duplicates == found.count == 297
     assert found.row("nearest training distance over that of held-out data").samples.value == 0
 
@@ -77,6 +79,9 @@ def test_the_table_and_the_file_say_the_same(run, call, tmp_path) -> None:
     assert found["samples"] == 40
     value = found["measured"]["energy distance"]["samples"]["value"]
     assert f"{value:.4g}" in text
+    assert "held-out data" in " ".join(text.split())
+    assert found["measured"]["class accuracy"]["reference_of"] == "held-out data"
+    assert "reference_of" not in found["measured"]["nearest training distance over that of held-out data"]
     assert len(found["held_out"]["loss"]) == 8
 
 

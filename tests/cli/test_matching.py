@@ -27,6 +27,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs") / "run"
     done = invoke(f"train scenes --preset scenes-text --out {folder} --steps 4 {SMALL}")
     assert done.exit_code == 0, done.output
+    assert f"ready: ornstein train DATA --set text={folder}" in done.output.replace("\n", "")
     return folder
 
 
@@ -113,6 +114,23 @@ def test_a_card_is_measured_and_says_how(trained, tmp_path, call):
     assert isinstance(orn.load(tmp_path / "pair"), denoisers.Matcher)
 
 
+def test_a_card_names_its_folder_and_never_a_model_that_ships(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    from ornstein.cli.card import _named, _text
+    from ornstein.zoo import registry
+
+    assert _named(Path("scenes")) == "./scenes"
+    assert _named(Path("mine/scenes")) == "mine/scenes"
+    assert _named(tmp_path / "scenes") == str(tmp_path / "scenes")
+    assert _named(registry.HOME / "scenes") == "scenes"
+    monkeypatch.chdir(registry.HOME)
+    assert _named(Path("scenes")) == "scenes"
+    facts = {"data": "scenes", "parameters": 1, "recipe": "", "samples": 1, "sampling": "", "measured": {}}
+    said = _text("mine/scenes", {**facts, "duplicates": None, "command": ""})
+    assert said.startswith("# scenes\n") and 'orn.load("mine/scenes")' in said
+
+
 def test_towers_draw_no_samples(trained, refused):
     _, said = refused(f"evaluate {trained} --guidance 2")
     assert "a pair of towers draws no samples" in " ".join(said.split())
@@ -120,6 +138,7 @@ def test_towers_draw_no_samples(trained, refused):
 
 def test_an_encoder_that_is_to_be_trained_is_described(refused, tmp_path):
     _, said = refused(
-        f"train scenes --preset scenes-text --out {tmp_path / 'no'} --steps 2 --set text=scenes-text"
+        f"train scenes --preset scenes-text --out {tmp_path / 'no'} --steps 2 --set training.warmup=0 "
+        "--set text=scenes-text"
     )
     assert "describe the encoder that is to be trained" in " ".join(said.split())

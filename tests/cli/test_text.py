@@ -8,10 +8,12 @@ import os
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import ornstein as orn
-from ornstein import denoisers, guides, networks, spaces
+from ornstein import denoisers, guides, networks, spaces, zoo
 from ornstein.conditions import TextEncoder, Tokeniser
+from ornstein.data import load
 from ornstein.data.scenes import WORDS
 from ornstein.denoisers.files import save_model
 
@@ -65,14 +67,15 @@ def arrays(name: str) -> np.ndarray:
 def test_a_prompt_says_what_is_drawn(trained, call) -> None:
     call(f"sample {trained} '{RED}' -n 3 --steps 3 --out red.npz")
     call(f"sample {trained} '{BLUE}' -n 3 --steps 3 --out blue.npz")
-    model = orn.load(trained)
-    assert np.allclose(arrays("red.npz"), orn.sample(model, 3, steps=3, text=RED).numpy(), atol=1e-6)
+    model = guides.ClassifierFree(2.0)(orn.load(trained))
+    assert np.allclose(arrays("red.npz"), orn.sample(model, 3, steps=3, text=RED).numpy(), atol=1e-5)
     assert not np.allclose(arrays("red.npz"), arrays("blue.npz"), atol=1e-2)
     assert arrays("red.npz").shape == (3, 3, 32, 32)  # decoded
 
 
 def test_several_prompts_take_turns(trained, call) -> None:
-    call(f"sample {trained} '{RED}' '{BLUE}' -n 3 --steps 3 --out x.npz")
+    text = call(f"sample {trained} '{RED}' '{BLUE}' -n 3 --steps 3 --guidance 1 --out x.npz")
+    assert f"of {RED!r}, {BLUE!r}, written" in text and "one word each" not in text
     expected = orn.sample(orn.load(trained), 3, steps=3, text=[RED, BLUE, RED])
     assert np.allclose(arrays("x.npz"), expected.numpy(), atol=1e-6)
 
@@ -91,8 +94,37 @@ def test_the_cards_guidance_is_taken_with_a_prompt_only(trained, call, tmp_path)
     assert np.allclose(arrays("none.npz"), orn.sample(model, 2, steps=3).numpy(), atol=1e-5)
 
 
+def test_words_without_quotes_are_noticed(trained, call, refused) -> None:
+    text = call(f"sample {trained} {RED} -n 4 --steps 2 --guidance 1 --out x.npz")
+    assert f"3 prompts of one word each; quote a prompt of several words: {RED!r}" in text
+    assert "4 samples in 2 network calls at guidance 1, of 'a', 'red', 'circle', written to x.npz" in text
+    code, text = refused(f"sample {trained} {RED} -n 2 --steps 2 --out y.npz")
+    assert code == 2 and "-n: 3 prompts given for 2 samples" in text
+
+
+def test_a_run_that_learned_without_prompts_is_guided_by_itself(trained, call, tmp_path) -> None:
+    text = call(f"sample {trained} '{RED}' -n 1 --steps 3 --out run.npz")
+    assert "1 sample in" in text and "at guidance 2, of" in text
+    assert "guidance" not in call(f"sample {trained} -n 1 --steps 3 --out none.npz")
+    assert zoo.guidance_of(trained) == zoo.guidance_of(trained / "model") == 2.0
+    undropped = tmp_path / "undropped"
+    orn.load(trained).save_pretrained(undropped / "model")
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["objective"]["arguments"]["drop"] = 0.0
+    (undropped / "config.yaml").write_text(yaml.safe_dump(config))
+    assert zoo.guidance_of(undropped) is None
+
+
+def test_a_codec_is_not_sampled(parts, call, refused) -> None:
+    code, text = refused(f"sample {parts[0] / 'codec'} -n 1 --out x.npz")
+    assert code == 2 and "data.codec=NAME" in text and "no posterior to sample from" in text
+    assert not os.path.exists("x.npz")
+    for name in ("codec", "text"):
+        assert "process" not in call(f"info {parts[0] / name}")
+
+
 def test_pictures_of_codes_are_pictures(trained, call) -> None:
-    text = call(f"sample {trained} '{RED}' -n 2 --steps 2 --out out.png")
+    text = call(f"sample {trained} '{RED}' -n 2 --steps 2 --guidance 1 --out out.png")
     assert "2 samples in 2 network calls" in text
     assert os.path.getsize("out.png") > 500
 
@@ -105,7 +137,10 @@ def test_words_for_a_model_that_reads_none_are_refused(run, refused) -> None:
 
 
 def test_a_run_of_codes_goes_on_to_the_same_bits(parts, call, tmp_path) -> None:
-    call(f"train scenes {parts[1]} --steps 4 --out whole")
+    said = call(f"train scenes {parts[1]} --steps 4 --out whole")
+    first = load("scenes", **zoo.data_options_of("whole")).train.texts[0]
+    assert f"encoding 66 samples with {parts[0] / 'codec'}" in said.replace("\n", "")
+    assert f"ready: ornstein sample whole '{first}'    ornstein evaluate" in said
     call(f"train scenes {parts[1]} --steps 4 --out half --set training.schedule=constant")
     whole = tmp_path / "whole"
     for folder in (whole / "checkpoints").iterdir():
@@ -152,6 +187,8 @@ def test_evaluation_reads_the_pictures(trained, call) -> None:
         found = json.load(file)
     assert found["measured"]["binding"]["reference"]["value"] == 1.0
     assert found["measured"]["binding"]["samples"]["value"] < 0.5
+    assert found["measured"]["binding"]["reference_of"] == "true pictures of the prompts"
+    assert found["measured"]["energy distance"]["reference_of"] == "training data"
     assert len(found["held_out"]["loss"]) == 8
 
 

@@ -66,6 +66,20 @@ def test_a_folder_of_images_is_trained_on_with_its_classes(call, small, tmp_path
     assert model.network.labels == 2
 
 
+def test_numbers_are_checked_before_data_are_made(refused, monkeypatch) -> None:
+    monkeypatch.setattr("ornstein.data.load", lambda *given, **options: pytest.fail("loaded"))
+    code, text = refused("train scenes --preset scenes-text --steps 4 --out run")
+    assert code == 2 and "training.warmup: expected fewer than the 4 steps, got 50" in text
+    assert "training: unknown schedule" in refused("train words --set training.schedule=cosin --out run")[1]
+
+
+def test_the_help_lists_the_data_that_ship(call) -> None:
+    from ornstein.data.load import BUILT_IN
+
+    text = "".join(line.strip("│ \n") + " " for line in call("train --help").splitlines())
+    assert f"{', '.join(sorted(BUILT_IN))};" in " ".join(text.split())
+
+
 def test_the_default_folder_is_named_after_the_data(call, tmp_path) -> None:
     tiny = "--set network.width=16 --set network.depth=1 --set network.heads=2 --set training.batch=8"
     call(f"train words --steps 1 {tiny} --set training.warmup=0")

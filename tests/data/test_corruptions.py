@@ -97,6 +97,16 @@ def test_blur_keeps_constants_and_spreads_a_point_by_its_deviation():
     torch.testing.assert_close(mass, mass.T)
 
 
+def test_blur_goes_by_each_side_of_an_image_that_is_not_square():
+    point = -torch.ones(1, 3, 65, 129, dtype=torch.float64)
+    point[..., 32, 64] = 1
+    mass = spoiled("blur", 3, point)[0, 0]
+    for axis, side in enumerate((65, 129)):
+        offset = torch.arange(side).double() - side // 2
+        spread = (mass.sum(1 - axis) * offset**2).sum().sqrt()
+        assert float(spread) == pytest.approx(0.04 * side, rel=0.02)
+
+
 def test_haze_lies_between_the_image_and_the_air():
     through = spoiled("haze", 3, constant(0.0, 0.3, 0.9), key=5)[0] - 0.9
     torch.testing.assert_close(through[2], torch.zeros(32, 32, dtype=torch.float64))

@@ -41,10 +41,10 @@ def test_the_same_text_is_found_in_any_of_its_places():
 
 
 def test_a_pair_is_told_from_another_by_both_sides():
-    x, ids = angles(0, 90, 200), torch.tensor([[10], [60], [200]])
-    found = told_apart(Pair(), x, ids, angles(30, 70, 200.5), torch.tensor([[20], [80], [190]]))
-    # images: 10 < 20, 30 > 10, 0 < 10 degrees from the texts; texts: 10 < 20, 30 > 10, 0 < 0.5 from the images
-    assert found["texts"].value == pytest.approx(2 / 3) and found["images"].value == pytest.approx(2 / 3)
+    x, ids = angles(0, 90, 200), torch.tensor([[10], [60], [205]])
+    found = told_apart(Pair(), x, ids, angles(30, 70, 206), torch.tensor([[20], [80], [190]]))
+    # texts, from the image: 10 < 20, 30 > 10, 5 < 10 degrees; images, from the text: 10 < 20, 30 > 10, 5 > 1
+    assert found["texts"].value == pytest.approx(2 / 3) and found["images"].value == pytest.approx(1 / 3)
     assert found["texts"].low < 2 / 3 < found["texts"].high
 
 

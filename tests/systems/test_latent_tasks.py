@@ -131,6 +131,52 @@ def test_a_model_is_trained_saved_and_read_with_its_codec(codec, world, x, tmp_p
     assert torch.allclose(own, other, atol=1e-6)
 
 
+def test_training_drops_a_tenth_of_what_is_given(codec, world, monkeypatch):
+    """So that the network also learns what it does where there is nothing, which guidance compares with."""
+    seen, made = [], latent_tasks.model_for
+
+    def watched(*args):
+        model = made(*args)
+        model.network.register_forward_pre_hook(lambda _, given: seen.append(given[2].present["image"]))
+        return model
+
+    monkeypatch.setattr(latent_tasks, "model_for", watched)
+    options = {"batch": 50, "evaluate_every": 0, "progress": False, "width": 8}
+    latent_tasks.train("super-resolution", world, codec, steps=10, **options)
+    present = torch.cat(seen).double()
+    assert len(present) >= 500 and 0.85 < float(present.mean()) < 0.95
+
+
+class Away(torch.Tensor):
+    """Stands for a tensor of another device, which is only brought back."""
+
+    def to(self, device):
+        return torch.ones(self.shape) if torch.device(device).type == "cpu" else self
+
+
+class Elsewhere(spaces.Codec):
+    """A codec that lies on another device."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("place", torch.zeros(1, device="meta"))
+
+    def encode(self, x, condition=None):
+        assert x.device.type == "meta"
+        return torch.zeros(len(x), 2, 4, 4).as_subclass(Away)
+
+
+def test_pairs_are_made_where_the_codec_lies_and_kept_where_the_data_lie(world, monkeypatch):
+    def told(codec, x, z, fields, noise):
+        assert x.device.type == fields["image"].device.type == "meta"
+        return torch.zeros(len(x), 1, 4, 4).as_subclass(Away)
+
+    monkeypatch.setitem(TASKS, "layout", told)
+    kept = pairs(world, Elsewhere(), "layout").train.batch(torch.arange(2))
+    assert torch.equal(kept["x_0"], torch.ones(2, 2, 4, 4))
+    assert torch.equal(kept["fields"]["image"], torch.ones(2, 1, 4, 4))
+
+
 def test_what_is_missing_is_named(codec, world):
     with pytest.raises(ValueError, match="Did you mean 'inpainting'"):
         pairs(world, codec, "inpaintin")

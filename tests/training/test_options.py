@@ -27,6 +27,12 @@ def test_a_constant_rate_stays() -> None:
     assert {options.rate(k) for k in range(100)} == {2.0}
 
 
+def test_the_default_warmup_is_a_tenth_at_most_100() -> None:
+    given = {**GOOD, "warmup": None}
+    found = [Options.of(**{**given, "steps": steps}).warmup for steps in (4, 50, 5000)]
+    assert found == [0, 5, 100]
+
+
 def test_what_is_done_every_so_often_is_done_at_the_end_too() -> None:
     options = Options(**GOOD)
     assert [k for k in range(1, 101) if options.due(k, 30)] == [30, 60, 90, 100]

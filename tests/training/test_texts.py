@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ornstein as orn
-from ornstein import conditions, data, denoisers, networks, objectives, processes, training
+from ornstein import conditions, data, denoisers, networks, objectives, processes, spaces, training
 from ornstein.data.dataset import Split
 from ornstein.training.sheets import default_draw
 from ornstein.training.source import Source, tokenised
@@ -69,11 +69,11 @@ def test_texts_become_ids_once_and_stand_in_every_batch(split):
 def test_ids_that_data_have_and_models_that_read_no_text_are_left_alone():
     ids = torch.zeros(5, 3, dtype=torch.long)
     with_ids = given(data.TensorSplit(torch.eye(5), {"text": ids}, texts=TEXTS))
-    assert tokenised(with_ids, reader()) is with_ids
+    assert tokenised(with_ids, reader()).train is with_ids.train
     model = reader()
     model.fields = frozenset({"label"})
     made = given(Made())
-    assert tokenised(made, model) is made
+    assert tokenised(made, model).train is made.train
     silent = dataclasses.replace(made, held_out=data.TensorSplit(torch.eye(5)))
     assert tokenised(silent, reader()).held_out is silent.held_out
 
@@ -84,12 +84,27 @@ def test_every_sample_has_its_text():
 
 
 def test_encoded_data_keep_their_texts():
-    class Twice:
-        def encode(self, x):
+    class Twice(spaces.Codec):
+        def encode(self, x, condition=None):
             return 2 * x
 
     made = training.encoded(given(data.TensorSplit(torch.eye(5), texts=TEXTS)), Twice())
     assert made.train.texts == TEXTS and torch.equal(made.train.x_0, 2 * torch.eye(5))
+    assert made.train.twin_texts is None
+
+    class Twinned(Made):
+        twin_texts = TEXTS[::-1]
+
+    ids = tokenised(training.encoded(given(Twinned()), Twice()), reader()).train.fields["twin_text"]
+    assert ids[:, 0].tolist() == [len(word) for word in TEXTS[::-1]]
+
+
+def test_states_of_tokenised_data_are_read_without_their_conditions():
+    class Costly(Made):
+        def batch(self, indices):
+            raise AssertionError("conditions were made")
+
+    assert torch.equal(tokenised(given(Costly()), reader()).train.x_0, Made().x_0)
 
 
 def test_sheets_are_drawn_for_the_held_out_texts(monkeypatch):

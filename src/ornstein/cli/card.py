@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,10 +66,10 @@ def card(
         "weights": "moving average (EMA), half precision",
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         **({} if guidance is None else {"guidance": guidance}),
-        **_repeated(denoiser, out.name, n, steps, seed, guidance),
+        **_repeated(denoiser, _named(out), n, steps, seed, guidance),
         **found.as_dict(),
     }
-    save_model(denoiser, out, card=_text(out.name, facts), dtype=torch.float16)
+    save_model(denoiser, out, card=_text(_named(out), facts), dtype=torch.float16)
     write(out / "card.json", (json.dumps(facts, indent=2) + "\n").encode())
 
 
@@ -78,6 +79,15 @@ _TOLD_APART = (
 )
 
 
+def _named(out: Path) -> str:
+    """By which name the written model is read: a bare one is a shipped model's, so another folder is named by path."""
+    from ornstein.zoo import models, registry
+
+    if out.resolve().parent == registry.HOME:
+        return out.name
+    return f"./{out}" if str(out) in models() else out.as_posix()
+
+
 def _repeated(
     denoiser: Any, name: str, n: int, steps: int, seed: int, guidance: float | None
 ) -> dict[str, str]:
@@ -85,9 +95,10 @@ def _repeated(
     from ornstein.denoisers import Matcher, Reconstructor
 
     held_out = {Reconstructor: "held-out data, reconstructed", Matcher: "held-out data, compared"}
+    evaluate = f"ornstein evaluate {shlex.quote(name)} -n {n}"
     if type(denoiser) in held_out:
-        return {"sampling": held_out[type(denoiser)], "command": f"ornstein evaluate {name} -n {n}"}
-    command = f"ornstein evaluate {name} -n {n} --steps {steps} --seed {seed}"
+        return {"sampling": held_out[type(denoiser)], "command": evaluate}
+    command = f"{evaluate} --steps {steps} --seed {seed}"
     sampling = f"recommended solver, {steps} steps, seed {seed}"
     if guidance is None:
         return {"sampling": sampling, "command": command}
@@ -96,11 +107,11 @@ def _repeated(
 
 def _text(name: str, facts: dict[str, Any]) -> str:
     rows = [
-        f"| {key} | {_interval(row['samples'])} | {_interval(row['reference'])} |"
+        f"| {key} | {_interval(row['samples'])} | {_interval(row['reference'])} | {row.get('reference_of', '')} |"
         for key, row in facts["measured"].items()
     ]
     lines = [
-        f"# {name}",
+        f"# {Path(name).name}",
         "",
         f"A model of `{facts['data']}` with {facts['parameters']:,} parameters; averaged weights, stored in half "
         "precision and loaded as float32.",
@@ -113,10 +124,10 @@ def _text(name: str, facts: dict[str, Any]) -> str:
         "",
         f"Trained by `{facts['recipe']}`." if facts["recipe"] else "",
         "",
-        f"Measured on {facts['samples']} samples ({facts['sampling']}); the reference is the same of training data:",
+        f"Measured on {facts['samples']} samples ({facts['sampling']}); the reference is the same of real data:",
         "",
-        "| measure | samples | reference |",
-        "|---|---|---|",
+        "| measure | samples | reference | reference of |",
+        "|---|---|---|---|",
         *rows,
         "",
         _TOLD_APART if any("told apart" in key for key in facts["measured"]) else "",

@@ -25,8 +25,8 @@ __all__ = ["evaluate", "measured", "show"]
             "ornstein evaluate runs/photos --data photos/ --set size=32",
             "data that the run does not name fully",
         ),
-        notes="Every number has a 95 % interval. The reference is as many training samples in place of the "
-        "generated ones (held-out samples for the class accuracy): a distance means something only beside it.",
+        notes="Every number has a 95 % interval. The reference is the same number of as many real samples, of which "
+        "the table says what they are: a distance means something only beside it.",
     )
 )
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
 ) -> None:
     """Measure a model on held-out data: loss by noise level, distances, accuracy, memorisation."""
     from ornstein.data import load as load_data
-    from ornstein.zoo import card, data_of, data_options_of, load
+    from ornstein.zoo import data_of, data_options_of, guidance_of, load
 
     from .config import overrides
     from .paths import check_file, write
@@ -71,7 +71,7 @@ def evaluate(
     dataset = load_data(name, **{**known, **overrides(set_ or [])})
     _check_same(denoiser, dataset)
     if guidance is None and "text" in denoiser.fields:
-        guidance = card(model).get("guidance")
+        guidance = guidance_of(model)
     found = measured(
         denoiser, dataset, n, guidance, seed, steps=steps, solver=solver_named(solver), grid=grid
     )
@@ -114,9 +114,12 @@ def show(found: Measured, model: str, data: str) -> None:
     """Print the tables."""
     from .screen import columns, say
 
-    rows = [(r.name, _interval(r.samples), _interval(r.reference), r.best) for r in found.rows]
+    rows = [
+        (r.name, _interval(r.samples), _interval(r.reference), r.reference_of if r.reference else "", r.best)
+        for r in found.rows
+    ]
     title = f"{found.count} samples of {model}, against held-out data of {data}"
-    columns(title, ("measure", "samples", "reference", "better"), rows)
+    columns(title, ("measure", "samples", "reference", "reference of", "better"), rows)
     if found.duplicates is not None:
         say(f"samples that equal a training sample: {found.duplicates}")
     edges = [f"{a:.3g} to {b:.3g}" for a, b in zip(found.edges, found.edges[1:], strict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,10 +30,16 @@ def info(
     ] = None,
 ) -> None:
     """Say what a model, a run or a data set is."""
+    from ornstein.core import suggest
     from ornstein.data.load import BUILT_IN
-    from ornstein.zoo import models
+    from ornstein.zoo import data_options_of, models
+
+    from .config import overrides
 
     path = Path(name)
+    known = {*models(), *BUILT_IN}
+    if name not in known and "/" not in name and not path.exists():
+        raise ValueError(suggest(name, known, "model or data") + " No file or folder of that name exists.")
     is_run = (path / "config.yaml").is_file()
     is_model = name in models() or any((path / p / "config.json").is_file() for p in ("", "model"))
     if is_run:
@@ -40,10 +47,11 @@ def info(
     if is_model:
         _model(name)
     if name in BUILT_IN or not (is_run or is_model):
-        _data(name, set_ or [])
+        _data(name, {**(data_options_of(name) if is_model else {}), **overrides(set_ or [])})
 
 
 def _model(name: str) -> None:
+    from ornstein.denoisers import Matcher, Reconstructor
     from ornstein.zoo import card, data_of, folder_of, load
 
     from .screen import columns, facts
@@ -55,7 +63,7 @@ def _model(name: str) -> None:
     rows: dict[str, Any] = {
         "parameters": sum(p.numel() for p in denoiser.parameters()),
         "network": _spoken(network),
-        "process": _spoken(process),
+        "process": None if isinstance(denoiser, Matcher | Reconstructor) else _spoken(process),
         "prediction": getattr(denoiser, "prediction", None),
         "condition": ", ".join(sorted(denoiser.fields)) or "none",
         "shape": denoiser.shape,
@@ -68,11 +76,10 @@ def _model(name: str) -> None:
     facts(f"model {name}", {**rows, **said})
     if told.get("measured"):
         measures = [
-            (k, _interval(v["samples"]), _interval(v["reference"])) for k, v in told["measured"].items()
+            (k, _interval(v["samples"]), _interval(v["reference"]), v.get("reference_of", ""))
+            for k, v in told["measured"].items()
         ]
-        columns(
-            "measured, with the reference of training data", ("measure", "samples", "reference"), measures
-        )
+        columns("measured, and the same of real data", ("measure", "samples", "reference", "of"), measures)
 
 
 def _interval(estimate: dict[str, float] | None) -> str:
@@ -127,14 +134,14 @@ def _short(value: float | None) -> str | None:
     return None if value is None else f"{value:.4g}"
 
 
-def _data(name: str, options: list[str]) -> None:
+def _data(name: str, options: dict[str, Any]) -> None:
     from ornstein.data import load
 
     from .assembly import scale_of
-    from .config import overrides
     from .screen import facts
 
-    dataset = load(name, **overrides(options))
+    dataset = load(name, **options)
+    text = _first_text(name, dataset)
     facts(
         f"data {dataset.name}",
         {
@@ -143,7 +150,20 @@ def _data(name: str, options: list[str]) -> None:
             "shape": dataset.shape,
             "classes": ", ".join(dataset.classes) or None,
             "categories": dataset.categories,
-            "fields": ", ".join(dataset.train.fields) or "none",
+            "fields": ", ".join(dataset.train.fields) or ("none" if text is None else None),
+            "texts": text and f"one a sample, such as {text!r}",
+            "options": ", ".join(f"{k}={v}" for k, v in options.items()) or None,
             "root-mean-square": scale_of(dataset),
         },
     )
+
+
+def _first_text(name: str, dataset: Any) -> str | None:
+    """The text of the first sample, without those of all others, which may take minutes to make."""
+    from ornstein.data import load
+    from ornstein.data.load import BUILT_IN
+
+    if name in BUILT_IN and "count" in inspect.signature(BUILT_IN[name]).parameters:
+        dataset = load(name, **{**dataset.options, "count": 1})
+    texts = dataset.train.texts
+    return texts[0] if texts else None

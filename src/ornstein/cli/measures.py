@@ -1,4 +1,4 @@
-"""How good a model's samples are: every number with its interval, and beside it the same number of training data.
+"""How good a model's samples are: every number with its interval, and beside it the same number of real data.
 
 What a distance between two finite sets means is told by the reference: training samples, as many as were
 generated, against the same held-out samples.
@@ -29,18 +29,20 @@ __all__ = ["Measured", "Row", "Seen", "alike", "measure"]
 
 _BATCH = 256  # held-out samples evaluated at a time
 _MOST = 1000  # samples measured, unless asked otherwise
+_HELD_OUT = "held-out data"  # what some references are of
 _TRAINING = 10_000  # training samples among which nearest neighbours are sought
 
 
 class Row(NamedTuple):
-    """One measurement of the samples, and its reference: the same of training data in their place (of held-out data
-    for the class accuracy); `best` is "low", "high" or "near 1".
+    """One measurement of the samples, and its reference: the same of `reference_of` in their place; `best` is "low",
+    "high" or "near 1".
     """
 
     name: str
     samples: Estimate
     reference: Estimate | None
     best: str
+    reference_of: str = "training data"
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Measured:
             row.name: {
                 "samples": row.samples._asdict(),
                 "reference": row.reference._asdict() if row.reference else None,
+                **({"reference_of": row.reference_of} if row.reference else {}),
             }
             for row in self.rows
         }
@@ -179,7 +182,7 @@ def _of_states(found: Measured, data: Any, samples: Seen, held_out: Seen, seed: 
     if classifier is not None and samples.labels is not None and held_out.labels is not None:
         score = metrics.class_accuracy(classifier, samples.x, samples.labels)
         reference = metrics.class_accuracy(classifier, held_out.x, held_out.labels)
-        found.rows.append(Row("class accuracy", score, reference, "high"))
+        found.rows.append(Row("class accuracy", score, reference, "high", _HELD_OUT))
     near = metrics.nearest_training_distance(samples.x, train.x, held_out.x)
     # in few dimensions, near is no sign of a copy
     found.duplicates = near.duplicates if train.x[0].numel() >= 16 else None
@@ -207,8 +210,13 @@ def _of_prompts(
     if data.name != "scenes" or "text" not in fields:
         return
     texts, real = fields["text"], held_out.x[torch.arange(len(samples.x)) % len(held_out.x)]
-    own, reference = (metrics.scene_score(texts, x).estimates() for x in (samples.x, real))
-    found.rows += [Row(name, own[name], reference[name], "high") for name in _SHOWN if name in own]
+    found.rows += _of_scenes(texts, samples.x, real, "true pictures of the prompts")
+
+
+def _of_scenes(asked: Any, own: Tensor, real: Tensor, name: str) -> list[Row]:
+    """What is read in pictures, and in those that are called `name`."""
+    found, reference = (metrics.scene_score(asked, seen).estimates() for seen in (own, real))
+    return [Row(key, found[key], reference[key], "high", name) for key in _SHOWN if key in found]
 
 
 def _of_reconstructions(model: Reconstructor, data: Any, count: int) -> Measured:
@@ -221,9 +229,7 @@ def _of_reconstructions(model: Reconstructor, data: Any, count: int) -> Measured
     near = {"PSNR of reconstructions (dB)": metrics.psnr, "SSIM of reconstructions": metrics.ssim}
     found.rows = [Row(name, mean_estimate(score(y, x)), None, "high") for name, score in near.items()]
     if data.name == "scenes":
-        scenes = data.held_out.scenes.rows(chosen)
-        own, reference = (metrics.scene_score(scenes, seen).estimates() for seen in (y, x))
-        found.rows += [Row(name, own[name], reference[name], "high") for name in _SHOWN if name in own]
+        found.rows += _of_scenes(data.held_out.scenes.rows(chosen), y, x, "the pictures themselves")
     return found
 
 
@@ -243,12 +249,14 @@ def _of_conditionals(
             metrics.wilson(int((named == labels).sum()), len(labels)),
             reference,
             "high",
+            _HELD_OUT,
         ),
         Row(
             "image given the label (class accuracy)",
             metrics.class_accuracy(classifier, drawn, labels),
             reference,
             "high",
+            _HELD_OUT,
         ),
     ]
 

@@ -31,7 +31,7 @@ class Corruption:
     colour shift) is a function of each image's own key.
 
         noise        x + sigma z
-        blur         convolved with a Gaussian, its standard deviation a share of the side
+        blur         convolved with a Gaussian, its standard deviation a share of each side along it
         haze         u t + 0.9 (1 - t), t = exp(-strength d), d = 1 + (a x + b y) / sqrt 2, (a, b) a drawn direction,
                      x and y from -1/2 to 1/2 across the image: at most from 0.5 to 1.5, from corner to corner
         grey         a share of the way to its luminance
@@ -84,11 +84,11 @@ def _noise(u: Tensor, noise: Noise, sigma: float) -> Tensor:
 
 
 def _blur(u: Tensor, noise: Noise, share: float) -> Tensor:
-    deviation = share * u.shape[-1]
-    reach = math.ceil(3 * deviation)
-    line = torch.arange(-reach, reach + 1, dtype=u.dtype, device=u.device)
-    kernel = torch.softmax(-0.5 * (line / deviation) ** 2, 0)
     for shape in ((1, 1, 1, -1), (1, 1, -1, 1)):
+        deviation = share * u.shape[shape.index(-1)]
+        reach = math.ceil(3 * deviation)
+        line = torch.arange(-reach, reach + 1, dtype=u.dtype, device=u.device)
+        kernel = torch.softmax(-0.5 * (line / deviation) ** 2, 0)
         weight = kernel.reshape(shape).expand(u.shape[1], -1, -1, -1)
         pad = (reach, reach, 0, 0) if shape[3] == -1 else (0, 0, reach, reach)
         u = F.conv2d(F.pad(u, pad, mode="replicate"), weight, groups=u.shape[1])

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_least
 from .dataset import Dataset, TensorSplit
 from .image import from_bytes, to_bytes
 
@@ -59,9 +60,7 @@ def frames(
         ImportError: the package av is missing.
         ValueError: an argument out of range, or a file that is not such a video.
     """
-    for name, value, least in (("size", size, 4), ("count", count, 1), ("held_out", held_out, 0)):
-        if not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
+    check_least(size=(size, 4), count=(count, 1), held_out=(held_out, 0))
     draws = _of_photographs(size) if path is None else _of_video(Path(path), size)
     triplets = [
         _chunked(draw, n, torch.Generator().manual_seed(2 * seed + i))

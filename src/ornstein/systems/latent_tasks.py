@@ -25,11 +25,11 @@ from ornstein.processes import RectifiedFlow
 from ornstein.solvers import sample
 from ornstein.spaces import Codec, Encoded
 from ornstein.training import Run, fit
+from ornstein.training.codec import by_parts
 
 __all__ = ["TASKS", "enlarge", "holes", "inpaint", "masked", "model_for", "paint", "pairs", "train"]
 
 SIDES = (0.3, 0.6)  # least and largest side of a hole, in the image's
-ROWS = 1024  # encoded at a time
 
 
 def holes(images: Tensor, noise: Noise) -> Tensor:
@@ -101,14 +101,13 @@ def pairs(data: Dataset, codec: Codec, task: str, seed: int = 0) -> Dataset:
     return replace(data, **splits, shape=shape)
 
 
-@torch.no_grad()
 def _pairs(split: Split, codec: Codec, task: str, noise: Noise) -> TensorSplit:
-    codes, given = [], []
-    for rows in torch.arange(len(split)).split(ROWS):
-        batch = split.batch(rows)
-        codes.append(codec.encode(batch["x_0"]))
-        given.append(TASKS[task](codec, batch["x_0"], codes[-1], batch["fields"], noise[rows]))
-    return TensorSplit(torch.cat(codes), {"image": torch.cat(given)})
+    def pair(record: dict[str, Any], rows: Tensor) -> tuple[Tensor, Tensor]:
+        z = codec.encode(record["x_0"])
+        return z, TASKS[task](codec, record["x_0"], z, record["fields"], noise[rows])
+
+    codes, given = by_parts(split, codec, pair)
+    return TensorSplit(codes, {"image": given})
 
 
 def model_for(data: Dataset, codec: Codec, width: int = 48) -> NetworkDenoiser:

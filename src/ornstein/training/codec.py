@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.core import Objective
+from ornstein.core import Objective, tree_map
 from ornstein.data import Dataset, Split
 from ornstein.denoisers import Reconstructor
 from ornstein.denoisers.files import WEIGHTS, read_tensors, save_model
@@ -21,7 +21,7 @@ from .fit import fit
 from .run import Run
 from .source import dataset
 
-__all__ = ["encoded", "encoded_split", "fit_codec"]
+__all__ = ["by_parts", "encoded", "encoded_split", "fit_codec"]
 
 ROWS = 1024  # encoded at a time, and calibrated on
 SHOWN = 32  # samples of a sheet
@@ -90,14 +90,24 @@ def encoded(data: Dataset, codec: Any) -> Dataset:
     return dataclasses.replace(data, **splits, shape=tuple(splits["train"].codes.shape[1:]))
 
 
-@torch.no_grad()
 def encoded_split(split: Split, codec: Any) -> Split:
     """One split as `encoded` has it."""
-    parts = []
+    return _Codes(split, *by_parts(split, codec, lambda record, rows: (codec.encode(record["x_0"]),)))
+
+
+@torch.no_grad()
+def by_parts(
+    split: Split, codec: Any, make: Callable[[dict[str, Any], Tensor], tuple[Tensor, ...]]
+) -> list[Tensor]:
+    """What `make` makes of the samples and their indices, so many at a time: where the codec lies, then joined where
+    the data lie.
+    """
+    parts, place = [], _device(codec)
     for rows in torch.arange(len(split)).split(ROWS):
-        x = split.batch(rows)["x_0"]
-        parts.append(codec.encode(x.to(_device(codec))).to(x.device))
-    return _Codes(split, torch.cat(parts))
+        record = split.batch(rows)
+        moved = tree_map(lambda v: v.to(place), record)
+        parts.append([made.to(record["x_0"].device) for made in make(moved, rows)])
+    return [torch.cat(part) for part in zip(*parts, strict=True)]
 
 
 class _Codes(Split):
@@ -112,6 +122,11 @@ class _Codes(Split):
     @property
     def texts(self) -> Sequence[str] | None:
         return self.split.texts
+
+    @property
+    def twin_texts(self) -> Sequence[str] | None:
+        """As of scenes with twins."""
+        return getattr(self.split, "twin_texts", None)
 
     def _states(self, indices: Tensor) -> Tensor:
         return self.codes[indices]

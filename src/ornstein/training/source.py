@@ -70,7 +70,7 @@ class _Tokenised(Split):
         return self.split.texts
 
     def _states(self, indices: Tensor) -> Tree:
-        return self.split.batch(indices)["x_0"]
+        return self.split._states(indices)
 
     def batch(self, indices: Tensor) -> dict[str, Any]:
         record = self.split.batch(indices)

@@ -124,7 +124,9 @@ def test_combinations_and_the_rest_of_the_world_are_options():
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"size": 4}, "size"), ({"count": 0}, "count"), ({"control": "dpeth"}, "depth"), ({"colour": "red"}, "colours"),
+        ({"size": 4}, "^size: expected an integer of at least 8, got 4$"),
+        ({"count": 0}, "^count: expected an integer of at least 1, got 0$"),
+        ({"control": "dpeth"}, "depth"), ({"colour": "red"}, "colours"),
         ({"shapes": ("blob",)}, "shapes"), ({"most": 9}, "most"), ({"combinations": "none"}, "combinations"),
     ],
 )  # fmt: skip

@@ -103,9 +103,22 @@ def test_an_empty_picture_and_no_picture() -> None:
 
 
 def test_wrong_images() -> None:
-    for shape in ((3, 32, 32), (1, 1, 32, 32), (1, 3, 32, 16)):
-        with pytest.raises(ValueError, match="images"):
+    for shape in ((3, 32, 32), (1, 1, 32, 32), (1, 3, 32, 16), (1, 3, 12, 12)):
+        with pytest.raises(ValueError, match="images: expected"):
             parse(torch.zeros(shape))
+
+
+def test_pictures_on_another_scale_are_not_read(truth: Scenes) -> None:
+    images = render(truth.rows(slice(0, 3)), 32)
+    pixels = (images + 1) * 127.5
+    for wrong, name in ((pixels.byte(), "uint8"), (images.numpy(), "ndarray"), (images.long(), "int64")):
+        with pytest.raises(TypeError, match=f"expected a tensor of floats .* got .*{name}; .* / 127.5 - 1"):
+            parse(wrong)
+    with pytest.raises(ValueError, match=r"x / 127\.5 - 1"):
+        parse(pixels)
+    with pytest.warns(UserWarning, match="2 x - 1 for"):
+        parse((images + 1) / 2)
+    assert parse(1.5 * images.double()).readable.shape == (3,)  # an overshoot is no error, and no warning
 
 
 @pytest.mark.parametrize("style", ["flat", "outlined", "shaded"])

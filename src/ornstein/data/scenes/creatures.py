@@ -16,13 +16,14 @@ from torch import Tensor
 
 from ornstein.core import Keyed, select
 
+from ..checks import check_least
 from ..dataset import Dataset, TensorSplit
 from ..image import to_bytes
 from .language import PLACES, Span, Writer, said_where, true_place
 from .layers import covered
 from .render import BACKGROUND_RGB, palette
 from .shapes import DISTANCES
-from .world import BACKGROUNDS, SIZES, among, draws
+from .world import BACKGROUNDS, HELD_OUT, SIZES, among, draws
 
 __all__ = [
     "ACCESSORIES",
@@ -54,8 +55,7 @@ _RGB = {"eye": (250, 250, 250), "pupil": (15, 15, 20), "hat": (225, 30, 35), "sc
 _EARS: tuple[str, ...] = ("circle", "triangle", "diamond")
 _CONSONANTS, _VOWELS = "bdfgklmnprtv", "aeiou"
 _SYLLABLES = tuple(c + v for c in _CONSONANTS for v in _VOWELS)
-_WORN = {"hat": "with a hat", "scarf": "with a scarf", "ball": "with a ball"}
-_HELD_OUT = 2**20  # added to the seed of the pictures held out
+_WORN = ACCESSORIES[1:]
 _REFERENCES = 2**21  # added to the seed of characters and pictures that only measure
 
 
@@ -375,7 +375,7 @@ def identity_distances(
     """
     own = seed + _REFERENCES
     who = draw_identities(count, own)
-    drawn = (draw_creatures(count, own + i * _HELD_OUT, who) for i in (0, 1))
+    drawn = (draw_creatures(count, own + i * HELD_OUT, who) for i in (0, 1))
     one, other = (embed(render_creatures(creatures, size)) for creatures in drawn)
     within, between = ((one - b).flatten(1).norm(dim=1).mean() for b in (other, other.roll(1, 0)))
     return IdentityDistances(float(within), float(between))
@@ -394,14 +394,12 @@ def creatures(size: int = 32, count: int = 10_000, characters: int = 100, seed: 
         ValueError: numbers out of range.
     """
     most = len(_SYLLABLES) ** 2  # names that there are
-    for name, value, least in (("size", size, 8), ("count", count, 1), ("characters", characters, 1)):
-        if not isinstance(value, int) or value < least or (name == "characters" and value > most):
-            raise ValueError(
-                f"{name}: expected an integer of at least {least}, got {value!r}; characters: at most {most}"
-            )
+    check_least(size=(size, 8), count=(count, 1), characters=(characters, 1))
+    if characters > most:
+        raise ValueError(f"characters: expected at most {most}, got {characters}")
     names = tuple(creature_name(i) for i in range(characters))
     who = draw_identities(characters, seed)
-    parts = ((count, seed), (max(1, count // 10), seed + _HELD_OUT))
+    parts = ((count, seed), (max(1, count // 10), seed + HELD_OUT))
     train, held_out = (_pictures(n, s, size, who, names) for n, s in parts)
     return Dataset("creatures", train, held_out, shape=(3, size, size), classes=names, decode=to_bytes)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from ..checks import check_least
 from ..dataset import Dataset, Split
 from ..image import to_bytes
 from .language import Caption, captions
@@ -15,10 +16,10 @@ from .maps import control_map
 from .render import render
 from .twins import TwinSplit
 from .world import BACKGROUNDS, COLOURS, MOST, SHAPES, SIZES, STYLES, TEXTURES, Scenes, World, draw_scenes
+from .world import HELD_OUT as HELD_OUT_SEED
 
 __all__ = ["SceneSplit", "scenes"]
 
-HELD_OUT_SEED = 2**20  # added to the seed for the held-out split
 ROWS = 1024  # maps made at a time
 
 
@@ -124,8 +125,7 @@ def scenes(
     Raises:
         ValueError: numbers out of range or unknown names.
     """
-    if count < 1 or size < 8:
-        raise ValueError(f"expected count of at least 1 and size of at least 8, got {count} and {size}")
+    check_least(size=(size, 8), count=(count, 1))
     world = World(
         most, groups, tuple(shapes), tuple(colours), tuple(sizes), tuple(textures), tuple(styles),
         tuple(backgrounds), combinations, bias, overlap,

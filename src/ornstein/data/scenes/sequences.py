@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ornstein.core import Keyed, select
 
+from ..checks import check_least
 from ..dataset import Dataset, TensorSplit
 from ..image import to_bytes
 from .language import Kind, SceneRow, Span, Writer, noun_phrase
 from .render import render
 from .shapes import half_sizes, reaches
-from .world import MOST, Scenes, World, draw_scenes, draws
+from .world import HELD_OUT, MOST, Scenes, World, draw_scenes, draws
 
 __all__ = [
     "HEADINGS",
@@ -43,7 +44,6 @@ STEADY = 2.0  # how many times further along an axis than across it is a move al
 REST = 0.02  # what moves less far than this, in sides, stands still
 EVENTS = 64  # throws a frame at most: a jam of objects loses the rest of the frame
 _FIRST, _SECOND = torch.triu_indices(MOST, MOST, 1)
-_HELD_OUT = 2**20  # added to the seed of the sequences held out
 
 
 class Sequences(NamedTuple):
@@ -95,8 +95,7 @@ def draw_sequences(
     Raises:
         ValueError: a number of frames below 1, or a speed outside of [0, 0.5].
     """
-    if not isinstance(frames, int) or frames < 1:
-        raise ValueError(f"frames: expected an integer of at least 1, got {frames!r}")
+    check_least(frames=(frames, 1))
     if not 0 <= speed <= 0.5:
         raise ValueError(f"speed: expected a number in [0, 0.5] sides a frame, got {speed!r}")
     ids = torch.arange(n) if isinstance(n, int) else n
@@ -323,10 +322,9 @@ def moving_scenes(
     Raises:
         ValueError: numbers out of range or unknown names.
     """
-    if count < 1 or size < 8:
-        raise ValueError(f"expected count of at least 1 and size of at least 8, got {count} and {size}")
+    check_least(size=(size, 8), count=(count, 1))
     world = World(most=most, combinations=combinations)
-    parts = ((count, seed), (max(1, count // 10), seed + _HELD_OUT))
+    parts = ((count, seed), (max(1, count // 10), seed + HELD_OUT))
     train, held_out = (
         _split(draw_sequences(n, frames, own, world, speed, bounce), own, size) for n, own in parts
     )

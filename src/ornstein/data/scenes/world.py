@@ -41,6 +41,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "background": BACKGROUNDS,
 }  # fmt: skip
 MOST = 4  # objects of a scene
+HELD_OUT = 2**20  # added to the seed of data for their held-out split
 RADII = ((0.12, 0.14), (0.18, 0.205))  # of small and large objects, in sides of the image
 UNSEEN = (  # pairs of colour and shape that a training set may leave out
     ("purple", "circle"), ("orange", "square"), ("cyan", "triangle"),
