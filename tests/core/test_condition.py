@@ -108,3 +108,30 @@ def test_words_become_ids_by_the_models_tokeniser():
         made(["red", 3, "a"])
     with pytest.raises(ValueError, match="text: expected numbers or a tensor"):
         Condition.make(3, {"text": "red"}, {"text"})
+
+
+def test_a_field_that_is_absent_in_every_row_is_no_field():
+    def tokenise(name, words):
+        raise AssertionError
+
+    for fields in ({"text": [None, None]}, {"label": (None, None)}):
+        assert not Condition.make(2, fields, {"text", "label"}, tokenise=tokenise)
+    with pytest.raises(ValueError, match="label: 1 rows given for 2 samples"):
+        Condition.make(2, {"label": [None]}, {"label"})
+
+
+def test_every_leaf_of_features_has_the_batchs_rows_and_its_device():
+    tokens, mask = torch.randn(2, 3, 4), torch.ones(2, 3) > 0
+    made = Condition.make(2, {"text": {"tokens": tokens.long(), "mask": mask}}, {"text"}, "meta")
+    assert {v.device.type for v in made["text"].values()} == {"meta"} == {made.present["text"].device.type}
+    for features in ({"tokens": tokens, "mask": mask[:1]}, {"tokens": tokens, "mask": torch.ones(1, 3)}):
+        with pytest.raises(
+            ValueError, match=r"text\['mask'\]: 1 rows given for 2 samples; expected one a sample"
+        ):
+            Condition.make(2, {"text": features}, {"text"})
+    with pytest.raises(ValueError, match=r"text\['tokens'\]: holds NaN"):
+        Condition.make(2, {"text": {"tokens": tokens / 0 * 0, "mask": mask}}, {"text"})
+    with pytest.raises(ValueError, match=r"a\['b'\]\['c'\]: 3 rows given for 2 samples"):
+        Condition.make(2, {"a": {"b": {"c": [1, 2, 3]}}}, {"a"})
+    nested = Condition.make(2, {"a": {"b": {"c": [1, 2]}}}, {"a"})
+    assert nested["a"]["b"]["c"].tolist() == [1, 2]

@@ -124,6 +124,25 @@ def test_the_card_says_what_it_is_and_ones_own_is_kept(tmp_path) -> None:
     assert (tmp_path / "README.md").read_text() == "My words."
 
 
+def test_a_model_inherits_nothing_of_the_one_that_was_there(tmp_path) -> None:
+    first = made()
+    first.fit = denoisers.GaussianFit.of(torch.randn(40, 1, 8, 8))
+    save_model(first, tmp_path, raw=tensors_of(first))
+    (tmp_path / "notes.txt").write_text("mine")
+    assert load_model(tmp_path).fit is not None
+    save_model(made(), tmp_path, card="My words.")
+    assert load_model(tmp_path).fit is None
+    assert {p.name for p in tmp_path.iterdir()} == {*FILES, "notes.txt"}
+    (tmp_path / "card.json").write_text("{}")
+    save_model(made(), tmp_path)  # the same config, other weights
+    assert (tmp_path / "README.md").read_text() == "My words." and (tmp_path / "card.json").exists()
+    made(width=16).save_pretrained(tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {*FILES, "notes.txt"}
+    assert (tmp_path / "README.md").read_text() == made(width=16).save_pretrained(tmp_path / "new").joinpath(
+        "README.md"
+    ).read_text()
+
+
 def test_averaged_and_raw_weights_stand_side_by_side(tmp_path) -> None:
     average, raw = made(), made()
     save_model(average, tmp_path, raw=tensors_of(raw))

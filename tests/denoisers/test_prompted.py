@@ -7,7 +7,7 @@ import ornstein as orn
 from ornstein.conditions import TextEncoder, Tokeniser
 from ornstein.core import Condition
 from ornstein.data import Dataset, TensorSplit
-from ornstein.denoisers import Converted, NetworkDenoiser, Prompted
+from ornstein.denoisers import Converted, Gauged, NetworkDenoiser, Prompted
 from ornstein.guides import ClassifierFree
 from ornstein.networks import TextTransformer, Transformer
 from ornstein.processes import RectifiedFlow, VariancePreserving
@@ -184,3 +184,31 @@ def test_what_reads_no_words_says_so():
     model = Prompted(NetworkDenoiser(both, RectifiedFlow(), shape=(1, 4)), prompted().encoder)
     with pytest.raises(ValueError, match="label: NetworkDenoiser reads no words"):
         drawn(model, text="up", label="up")
+
+
+def test_a_text_is_encoded_in_full_precision_under_autocast():
+    model = prompted().float()
+    told = Condition({"text": model.tokenise("text", ["up and down"])})
+    plain = model.encoded(told)["text"]
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = model.encoder(told["text"])["tokens"]  # so autocast is felt
+        found = model.encoded(told)["text"]
+    assert not torch.equal(cast.float(), plain["tokens"])
+    assert all(torch.equal(found[k], plain[k]) and found[k].dtype == plain[k].dtype for k in plain)
+
+
+def test_the_shape_of_a_wrapper_is_that_of_what_it_wraps():
+    model = prompted()
+    rest = [Converted(model, VariancePreserving()), Gauged(model, lambda x, t, c: 0 * x)]
+    for wrapper, length in zip([model, *rest], (5, 6, 7), strict=True):
+        wrapper.shape = (1, length)
+        assert wrapper.shape == model.denoiser.shape == (1, length)
+        assert wrapper.like(2).shape == (2, 1, length)
+    assert drawn(model, 2, text=[None, None]).shape == (2, 1, 7)
+
+
+def test_no_text_in_any_row_is_no_text():
+    model = prompted()
+    assert torch.equal(drawn(model, 2, text=[None, None]), drawn(model, 2))
+    guided = ClassifierFree(2.0)(model)
+    assert torch.equal(drawn(guided, 2, text=[None, None]), drawn(guided, 2))

@@ -463,6 +463,27 @@ def test_our_model_is_written_as_their_pipeline(digits: Any, tmp_path: Path) -> 
     assert torch.equal(sampler(again, x, label=3), sampler(digits, x, label=3))
     pipe = diffusers.DDIMPipeline.from_pretrained(tmp_path / "digits")
     assert torch.equal(images_of(pipe, x), images_of(interop.to_pipeline(digits), x))
+    for name, value in (("dtype", torch.float16), ("scheduler", pipe.scheduler), ("null_label", 0)):
+        with pytest.raises(ValueError, match=f"{name}: this is a model of ornstein's"):
+            interop.load_diffusers(tmp_path / "digits", **{name: value})
+    with pytest.raises(ValueError, match="null_label: this is a model of ornstein's"):
+        interop.from_diffusers(pipe, null_label=0)
+
+
+@torch.no_grad()
+def test_a_model_of_texts_has_no_prompt_there_and_says_how_it_is_told(tmp_path: Path) -> None:
+    model = orn.load("scenes")
+    with pytest.warns(UserWarning, match="DDIMPipeline has no prompt"):
+        interop.save_diffusers(model, tmp_path / "scenes")
+    unet = diffusers.DDIMPipeline.from_pretrained(tmp_path / "scenes").unet
+    x, words = first(model), ["a red circle", "two blue squares", "a red circle"]
+    told = unet(x, 700, text=unet.model.tokenise("text", words)).sample
+    rows = [unet(x[i : i + 1], 700, text=model.tokenise("text", words[i : i + 1])).sample for i in range(3)]
+    assert gap(told, torch.cat(rows)) < 1e-4
+    assert gap(told[0], unet(x, 700).sample[0]) > 1e-3
+    for wrong in ("a red circle", words):
+        with pytest.raises(TypeError, match=r'text: .* \.model\.tokenise\("text"'):
+            unet(x, 700, text=wrong)
 
 
 @pytest.mark.parametrize(

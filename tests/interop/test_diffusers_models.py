@@ -410,6 +410,16 @@ def test_features_may_be_given_in_place_of_words() -> None:
         ours(model, x, 2, text=features["tokens"])
 
 
+@pytest.mark.parametrize("field", ["text", "negative"])
+@pytest.mark.parametrize("length", [1, tiny.LENGTH - 2])
+def test_features_have_the_length_of_the_empty_text(field: str, length: int) -> None:
+    model, x = denoiser("Stable Diffusion"), start()
+    features = model.text(model.tokenise("text", TEXTS))["tokens"][:, :length]
+    said = rf"{field}: tokens have the shape \(B, {length}, 16\), but what .* without text is told has \(B, 12, 16\)"
+    with pytest.raises(ValueError, match=said):
+        ours(model, x, 2, **{"text": TEXTS, field: features})
+
+
 @pytest.mark.parametrize("name", ["Stable Diffusion XL", "Stable Diffusion 3", "Flux"])
 def test_words_that_are_lost_are_named(name: str) -> None:
     model = denoiser(name)

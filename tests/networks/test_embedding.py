@@ -110,3 +110,22 @@ def test_depths_of_a_text_that_cannot_be_are_refused(network, options, message):
     more = {"attention": (0,)} if network is UNet else {}
     with pytest.raises(ValueError, match=message):
         network(1, width=8, **more, **options)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_text_of_which_nothing_is_shown_is_no_text(wake, depth):
+    own = wake(TextTokens(8, 6, depth=depth).double())
+    tokens, shown = a_text()
+    shown[1] = False
+    made, mask = read(own, tokens, shown)
+    missing, absent = read(own, tokens, shown, {"text": torch.tensor([True, False])})
+    assert torch.equal(made, missing) and torch.equal(mask, absent)
+    assert mask[1].tolist() == [True] + [False] * 4 and torch.equal(made[1, 0], own.null)
+
+
+def test_a_mask_may_be_of_integers(wake):
+    own = wake(TextTokens(8, 6, depth=1).double())
+    tokens, shown = a_text()
+    for given in (shown.long(), shown.double()):
+        for a, b in zip(read(own, tokens, given), read(own, tokens, shown), strict=True):
+            assert a.dtype == b.dtype and torch.equal(a, b)

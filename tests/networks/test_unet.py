@@ -176,3 +176,15 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 def test_states_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"x: expected shape \(B, 1, H, W\), got"):
         UNet(1, width=8)(torch.randn(shape), torch.zeros(shape[0]))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_first_waves_of_a_position_are_of_its_row(wake, axis):
+    """Of the sines of width 8 two are of the row and two of the column: with one alone, a flat map differs along it."""
+    attention = wake(SpatialAttention(8, positions=True).double())
+    attention.place.weight.data.zero_()
+    attention.place.weight.data[:, 2 * axis] = torch.randn(8).double()
+    x = torch.randn(1, 8, 1, 1).double().expand(-1, -1, 3, 4)
+    read = attention(x)
+    assert (read.diff(dim=2 + axis).abs().amax((0, 1)) > 1e-6).all()
+    assert read.diff(dim=3 - axis).abs().max() < 1e-12

@@ -107,3 +107,30 @@ def test_negative_weights_are_refused():
 def test_a_model_without_a_codec_is_refused(batch, classifier):
     with pytest.raises(TypeError, match=r"trains a denoisers\.Reconstructor\(codec\), got Classifier"):
         Reconstruction()(classifier, batch, Keyed(0, N))
+
+
+def test_the_whole_weight_is_on_the_codes_and_a_quarter_on_the_encoder(batch):
+    """Gradients of |sg(z) - c|^2 + 0.25 |z - sg(c)|^2 for the codes and for the encoder's last bias."""
+    own = model("vq")
+    bias = own.codec.network.encoder[-1].bias
+    points = own.codec.law(batch["x_0"]).mean.detach()
+    codes = own.codec.nearest(points).detach()
+    losses = Reconstruction()(own, batch, Keyed(0, N))
+    for_book, for_bias = torch.autograd.grad(losses.named["regular"].sum(), (own.codec.book, bias))
+    gaps = (codes - points).movedim(1, -1).flatten(0, -2)
+    chosen = (codes.movedim(1, -1).flatten(0, -2).unsqueeze(1) == own.codec.book).all(-1)
+    assert torch.allclose(for_book, 2 * chosen.to(gaps).T @ gaps / 64)
+    assert torch.allclose(for_bias, -0.5 * gaps.sum(0) / 64)
+    assert float(for_bias.abs().min()) > 1e-4
+
+
+def test_the_reconstruction_reaches_the_encoder_straight_through_the_quantiser(batch):
+    own = model("vq")
+    codes = own.codec.nearest(own.codec.law(batch["x_0"]).mean).detach().requires_grad_()
+    gap = (own.codec.network.decoder(codes) - batch["x_0"]).abs().mean((1, 2, 3)).sum()
+    (at_codes,) = torch.autograd.grad(gap, codes)
+    losses = Reconstruction()(own, batch, Keyed(0, N))
+    bias = own.codec.network.encoder[-1].bias
+    (found,) = torch.autograd.grad(losses.named["pixels"].sum(), bias, retain_graph=True)
+    assert torch.allclose(found, at_codes.sum((0, 2, 3))) and float(found.abs().min()) > 1e-6
+    assert torch.autograd.grad(losses.named["pixels"].sum(), own.codec.book, allow_unused=True) == (None,)

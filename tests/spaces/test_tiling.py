@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import weakref
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -144,3 +147,63 @@ def test_sizes_that_do_not_fit_are_refused(arguments, message):
         Tiling(*arguments)
     with pytest.raises(ValueError, match="canvas of"):
         Tiling((8,), (4,), 2).cut(torch.zeros(1, 1, 9))
+
+
+@pytest.mark.parametrize("rows, chunk", [(1, 4), (2, 4), (3, 2)])
+def test_no_more_than_a_chunk_of_windows_is_cut_tabled_or_kept(rows, chunk, monkeypatch):
+    made, tables, z = [], [], torch.randn(rows, 2, 11, 10)
+    codec, product = Enlarging(pointwise=False), Tiling._product
+
+    class Watched(Enlarging):
+        def decode(self, z: Tensor, condition: object = None) -> Tensor:
+            assert len(z) <= chunk and z.untyped_storage().nbytes() <= 8 * chunk * 2 * 4 * 4
+            assert sum(one() is not None for one in made) <= 1  # the last chunk's at most
+            shown = super().decode(z)
+            made.append(weakref.ref(shown))
+            return shown
+
+    def watched(self, which, kind):
+        tables.append(product(self, which, kind))
+        return tables[-1]
+
+    whole = Tiling((22, 20), (8, 8), 4, "gaussian").paste(
+        codec.decode(Tiling((11, 10), (4, 4), 2).cut(z).flatten(0, 1)).unflatten(0, (rows, -1))
+    )
+    monkeypatch.setattr(Tiling, "_product", watched)
+    own = Watched(pointwise=False)
+    own.load_state_dict(codec.state_dict())
+    with torch.no_grad():
+        found = decode_tiled(own, z, 4, 2, chunk=chunk)
+    assert torch.allclose(found, whole, atol=1e-12)
+    assert len(made) >= 5 and max(len(table) for table in tables) <= chunk
+    with pytest.raises(ValueError, match="no whole multiple"):
+        decode_tiled(Uneven(), z, 4, 2)
+
+
+class Uneven(Codec):
+    def decode(self, z: Tensor, condition: object = None) -> Tensor:
+        return z[..., :-1, :]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_weights_of_a_window_are_its_profiles_share_of_all_that_overlap(profile):
+    """Written out window by window, with margins that weigh nothing inside the canvas."""
+    tiling = Tiling((9, 7), (5, 4), (2, 2), profile, margin=1)
+    shares, total = [], torch.zeros(9, 7)
+    for row, column in tiling.starts.tolist():
+        share = torch.zeros(9, 7)
+        for i in range(5):
+            for j in range(4):
+                at = (
+                    (row == 0 or i >= 1)
+                    and (row == 4 or i < 4)
+                    and (column == 0 or j >= 1)
+                    and (column == 3 or j < 3)
+                )
+                gaps = ((i - 2) / (0.4 * 5)) ** 2 + ((j - 1.5) / (0.4 * 4)) ** 2
+                share[row + i, column + j] = at * (math.exp(-gaps / 2) if profile == "gaussian" else 1.0)
+        shares.append(share)
+        total += share
+    for k, share in enumerate(shares):
+        found = torch.zeros(63).index_copy(0, tiling.places[k], tiling.weights[k])
+        assert torch.allclose(found.reshape(9, 7), share / total, atol=1e-14)

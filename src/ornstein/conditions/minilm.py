@@ -67,7 +67,7 @@ class _WordPieces(Module):
     def forward(self, words: Sequence[str]) -> Tensor:
         """Texts as ids (B, L)."""
         ids, lost = torch.full((len(words), self.length), PAD), []
-        for row, (prompt, found) in enumerate(zip(words, self.pieces.encode_batch(list(words)), strict=True)):
+        for row, (prompt, found) in enumerate(zip(words, self._read(words), strict=True)):
             if len(found.ids) > self.length:
                 lost.append(prompt[found.offsets[self.length - 1][0] :])
             kept = [*found.ids[:-1][: self.length - 1], found.ids[-1]]
@@ -77,8 +77,12 @@ class _WordPieces(Module):
 
     def spans(self, prompt: str) -> Spans:
         """Where the tokens of a prompt stand in it."""
-        ranges = self.pieces.encode(prompt).offsets[1:-1][: self.length - 2]
+        ranges = self._read([prompt])[0].offsets[1:-1][: self.length - 2]
         return Spans(prompt, ((0, 0), *ranges, (len(prompt), len(prompt))))
+
+    def _read(self, words: Sequence[str]) -> Any:
+        self.pieces.encode_special_tokens = True  # "[SEP]" in a text is no end; set here since copies lose it
+        return self.pieces.encode_batch(list(words))
 
 
 class _Bert(nn.Module):
@@ -96,6 +100,7 @@ class _Bert(nn.Module):
         weights = load_file(folder / "model.safetensors")
         bert.load_state_dict({k: v for k, v in weights.items() if k in bert.state_dict()})
         object.__setattr__(self, "bert", bert.float().eval().requires_grad_(False))
+        self.register_buffer("place", torch.zeros(()), persistent=False)  # says precision and device
         self.length, self.vocabulary, self.features = length, bert.config.vocab_size, bert.config.hidden_size
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Bert:

@@ -47,7 +47,8 @@ class Condition(dict[str, Any]):
 
         Args:
             n: rows.
-            fields: as they were written; a string stands for every row.
+            fields: as they were written; a string stands for every row, and a field that is absent in all is left out.
+                Of features given as a dict every leaf has n rows.
             accepted: names of the fields that the model reads.
             device: where the values go.
             tokenise: (name, words) -> ids (B, L), such as `Denoiser.tokenise`; None where nothing reads words.
@@ -62,7 +63,7 @@ class Condition(dict[str, Any]):
                 raise TypeError(suggest(name, accepted, "condition field"))
         values, masks = {}, {}
         for name, given in fields.items():
-            if given is not None:
+            if given is not None and not _all_absent(given, n):
                 values[name], masks[name] = _rows(name, given, n, device, tokenise)
         return cls(values, masks)
 
@@ -165,11 +166,19 @@ def _longer(x: Tensor, length: int) -> Tensor:
     return torch.cat([x, x.new_zeros(len(x), length - x.shape[1], *x.shape[2:])], 1)
 
 
+def _all_absent(given: Any, n: int) -> bool:
+    return isinstance(given, list | tuple) and len(given) == n > 0 and all(v is None for v in given)
+
+
 def _rows(
     name: str, given: Any, n: int, device: torch.device | str, tokenise: Tokenise | None = None
 ) -> tuple[Tree, Tensor]:
     present = torch.ones(n, dtype=torch.bool, device=device)
-    if isinstance(given, dict) or hasattr(given, "at"):
+    if isinstance(given, dict):
+        return {
+            k: v if v is None else _rows(f"{name}[{k!r}]", v, n, device)[0] for k, v in given.items()
+        }, present
+    if hasattr(given, "at"):
         return given, present
     given = [given] * n if isinstance(given, str) else given
     if isinstance(given, list | tuple) and any(v is None for v in given):
@@ -185,7 +194,7 @@ def _rows(
     if value.ndim == 0:
         value = value.expand(n)
     if len(value) != n or len(present) != n:
-        raise ValueError(f"{name}: {len(value)} rows given for {n} samples")
+        raise ValueError(f"{name}: {len(value)} rows given for {n} samples; expected one a sample")
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name}: holds NaN or infinite values")
     return value, present

@@ -21,6 +21,8 @@ from ornstein.core import (
     scaled,
 )
 
+from .pretrained import inner_shape
+
 __all__ = ["Converted"]
 
 LOUDEST = -2.0  # half-log-SNR below which a source's end counts as noise
@@ -47,12 +49,13 @@ class Converted(Denoiser):
     """
 
     process: AffineProcess
+    shape = inner_shape
 
     def __init__(self, denoiser: Denoiser, process: AffineProcess) -> None:
         super().__init__()
         _check(denoiser, process)
         self.denoiser, self.process = denoiser, process
-        self.estimates, self.shape, self.fit = denoiser.estimates, denoiser.shape, denoiser.fit
+        self.estimates, self.fit = denoiser.estimates, denoiser.fit
         self.fields = denoiser.fields | denoiser.process.fields
 
     def forward(

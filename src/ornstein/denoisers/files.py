@@ -27,6 +27,7 @@ FORMAT = 1
 CONFIG = "config.json"
 WEIGHTS = {"ema": "model.safetensors", "raw": "model_raw.safetensors"}
 FIT = "gaussian_fit.safetensors"  # of the training data, where it is known
+CARDS = ("README.md", "card.json")
 ACCEPTED = f"a folder with {CONFIG} and {WEIGHTS['ema']} as save_pretrained writes it"
 _PICKLES = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".joblib")
 _DIFFUSERS = "which ornstein.interop.load_diffusers reads"
@@ -61,7 +62,8 @@ def save_model(
 
     Args:
         denoiser: whose weights are written.
-        folder: made if it does not exist; other files in it stay.
+        folder: made if it does not exist. Other files in it stay, save those of the model that was there before: its
+            fit and raw weights go, and its card too unless its config is that of this model.
         card: text of README.md; by default what the model is and how it is loaded.
         raw: the weights of which the denoiser's are an average, written as model_raw.safetensors.
         strict: refuse a model that the config cannot rebuild. Otherwise its weights are written all the
@@ -89,10 +91,13 @@ def save_model(
         files[WEIGHTS["raw"]] = _serialised(_rounded(raw, names, dtype))
     if denoiser.fit is not None:
         files[FIT] = _serialised(denoiser.fit.tensors)
-    if card is not None or not (folder / "README.md").exists():
+    text = (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+    another = (folder / CONFIG).is_file() and (folder / CONFIG).read_bytes() != text
+    if card is not None or another or not (folder / "README.md").exists():
         files["README.md"] = (card or _card(denoiser, config)).encode()
-    text = json.dumps(config, indent=2, allow_nan=False) + "\n"
-    write_files(folder, {**files, CONFIG: text.encode()})
+    write_files(folder, {**files, CONFIG: text})
+    for stale in {FIT, WEIGHTS["raw"], *(CARDS if another else ())} - set(files):
+        (folder / stale).unlink(missing_ok=True)
     return folder
 
 

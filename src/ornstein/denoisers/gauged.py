@@ -30,6 +30,7 @@ from ornstein.core import (
 )
 
 from .analytic import MixtureDenoiser
+from .pretrained import inner_shape
 
 __all__ = ["GaugeField", "Gauged", "ScoreDenoiser"]
 
@@ -90,13 +91,14 @@ class Gauged(Denoiser):
     """
 
     process: AffineProcess
+    shape = inner_shape
 
     def __init__(self, denoiser: Denoiser, field: Field, weight: float = 1.0) -> None:
         super().__init__()
         if not isinstance(denoiser.process, AffineProcess):
             raise ValueError(f"denoiser: expected one of an affine process, got {denoiser.process!r}")
         self.denoiser, self.field, self.weight = denoiser, field, float(weight)
-        self.process, self.estimates, self.shape = denoiser.process, denoiser.estimates, denoiser.shape
+        self.process, self.estimates = denoiser.process, denoiser.estimates
         self.fields = denoiser.fields
 
     def forward(

@@ -7,7 +7,13 @@ from typing import Any, Self
 
 from ornstein.core import Denoiser
 
-__all__ = ["Pretrained"]
+__all__ = ["Pretrained", "inner_shape"]
+
+inner_shape: Any = property(  # of a wrapper whose states are those of what it wraps
+    lambda self: self.denoiser.shape,
+    lambda self, shape: setattr(self.denoiser, "shape", shape),
+    doc="The inner denoiser's; setting it sets that.",
+)
 
 
 class Pretrained(Denoiser):
@@ -17,7 +23,8 @@ class Pretrained(Denoiser):
         """Write config.json, model.safetensors and README.md, all of them or none.
 
         Args:
-            folder: made if it does not exist; other files in it stay.
+            folder: made if it does not exist. Other files in it stay, save those of the model that was there before:
+                its fit and raw weights go, and its card too unless its config is that of this model.
             card: text of README.md; by default what the model is and how it is loaded.
 
         Raises:

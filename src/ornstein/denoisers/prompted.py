@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ornstein.core import Condition, Denoiser, Posterior, Step, Time, Tree
 
-from .pretrained import Pretrained
+from .pretrained import Pretrained, inner_shape
 
 __all__ = ["Prompted"]
 
@@ -36,6 +36,8 @@ class Prompted(Pretrained):
         ValueError: a denoiser that does not read the field; when called, ids of another shape.
     """
 
+    shape = inner_shape
+
     def __init__(self, denoiser: Denoiser, encoder: nn.Module, field: str = "text") -> None:
         super().__init__()
         if field not in denoiser.fields:
@@ -44,7 +46,7 @@ class Prompted(Pretrained):
             )
         self.denoiser, self.encoder, self.field = denoiser, encoder.requires_grad_(False), field
         self.process, self.fields, self.blocks = denoiser.process, denoiser.fields, denoiser.blocks
-        self.shape, self.estimates, self.fit = denoiser.shape, denoiser.estimates, denoiser.fit
+        self.estimates, self.fit = denoiser.estimates, denoiser.fit
         for name in ("prediction", "scale"):  # what objectives weigh errors by
             if hasattr(denoiser, name):
                 setattr(self, name, getattr(denoiser, name))

@@ -13,7 +13,7 @@ __all__ = ["Reconstructor"]
 
 
 class Reconstructor(Pretrained):
-    """The posterior mean of x_0 is its reconstruction: decode(encode(x)), whatever the time.
+    """The posterior mean of x_0 is its reconstruction: decode(encode(x)), whatever the time. It cannot be sampled.
 
     `orn.fit(Reconstructor(codec), data, objectives.Reconstruction(classifier), steps=..., sample_every=0)` trains
     a codec; its files are those of any model, and `orn.load(folder).codec` gives it back.
@@ -21,6 +21,9 @@ class Reconstructor(Pretrained):
     Args:
         codec: a codec with parameters, such as `spaces.AutoencoderCodec`.
         shape: event shape of the data.
+
+    Raises:
+        TypeError: it is sampled.
     """
 
     def __init__(self, codec: Any, shape: Any = None) -> None:
@@ -32,4 +35,10 @@ class Reconstructor(Pretrained):
         self, x: Tree, t: Time, condition: Condition | None = None, step: Step | None = None
     ) -> Posterior:
         """One pass through the codec."""
+        if step is not None:
+            raise TypeError(
+                "a Reconstructor is a codec (`.codec.encode(x)`, `.codec.decode(z)`): it has no posterior to sample "
+                "from. `ornstein evaluate` measures it, and `ornstein train DATA --set data.codec=NAME` trains a model "
+                "of its codes"
+            )
         return Posterior(self.process, x, t, self.codec.decode(self.codec.encode(x)), condition=condition)

@@ -197,7 +197,7 @@ class DiffusersDenoiser(Denoiser):
         if negative is not None:
             text = negative if text is None else text
             present.setdefault("text", torch.zeros_like(present["negative"]))
-            null = _where(present.pop("negative"), negative, self._null(text))
+            null = _where("negative", present.pop("negative"), negative, self._null(text))
             text = {**text, "null": null}
         if text is not None:
             fields["text"] = text
@@ -238,7 +238,7 @@ class DiffusersDenoiser(Denoiser):
         if "text" in self.fields:
             text = fields.get("text")
             null = text["null"] if text and "null" in text else self._null(text)
-            told = _where(fields.present["text"], text, null) if text else null
+            told = _where("text", fields.present["text"], text, null) if text else null
             given |= {k: v.expand(len(x), *v.shape[1:]) for k, v in told.items()}
         if "label" in self.fields:
             given["label"] = self._labels(x, fields)
@@ -279,12 +279,21 @@ def _encoded(name: str, given: Any, encode: Encode | None) -> dict[str, Any] | N
     return encode(given)
 
 
-def _where(present: Tensor, text: Mapping[str, Any], null: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _where(
+    field: str, present: Tensor, text: Mapping[str, Any], null: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """The features of a text in the rows where it is present, those of none elsewhere."""
     missing = sorted(set(null) - set(text) - {"mask"})
     if missing:
-        raise ValueError(f"text: the model also reads the features {missing}, got {sorted(text)}")
+        raise ValueError(f"{field}: the model also reads the features {missing}, got {sorted(text)}")
     names = [k for k in null if k in text]
+    for k in names:
+        given, expected = tuple(text[k].shape[1:]), tuple(null[k].shape[1:])
+        if given != expected:
+            raise ValueError(
+                f"{field}: {k} have the shape (B, {', '.join(map(str, given))}), but what a row without text is told "
+                f"has (B, {', '.join(map(str, expected))}); give features of that shape"
+            )
     return {k: torch.where(align(present, text[k]), text[k], null[k]) for k in names}
 
 

@@ -24,9 +24,10 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 TOKENIZERS = ("tokenizer", "tokenizer_2", "tokenizer_3")
 READ = (*NETWORK, SCHEDULER, "vae", *ENCODERS, *TOKENIZERS)
 UNREAD = ("safety_checker", "feature_extractor", "image_encoder")  # for other inputs and outputs than ours
+OWN = "OrnsteinModel"  # of ours, as `save_diffusers` writes it
 CLASSES = {
     "vae": ("AutoencoderKL",),
-    **dict.fromkeys(NETWORK, (*KINDS, "OrnsteinModel")),
+    **dict.fromkeys(NETWORK, (*KINDS, OWN)),
     **dict.fromkeys(ENCODERS, ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel")),
     **dict.fromkeys(TOKENIZERS, ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")),
 }
@@ -68,7 +69,8 @@ def load_diffusers(
     Raises:
         TypeError: an option of the hub that is not known.
         ValueError: no such model, parts that are not read here, a null_label that is no class, pickled weights, weights
-            that are not whole or lie outside the folder, or an option of the hub for a folder.
+            that are not whole or lie outside the folder, an option of the hub for a folder, or dtype, scheduler or
+            null_label for what `save_diffusers` wrote, which has its own.
         OSError: the hub cannot be reached.
         ImportError: diffusers or transformers is not installed.
     """
@@ -79,6 +81,8 @@ def load_diffusers(
     check_hub_options(name, hub, local=path.is_dir())
     folder = path if path.is_dir() else _fetched(str(name), variant, hub)
     index = _index(folder)
+    if any(kind == OWN for _, kind in index.values()):
+        _check_own(dtype=dtype, scheduler=scheduler, null_label=null_label)
     given = {SCHEDULER: scheduler} if scheduler is not None else {}
     parts = {n: _part(folder, n, found, dtype, variant) for n, found in index.items() if n not in given}
     settings = {k: v for k, v in _json(folder / INDEX).items() if k not in index} if _indexed(folder) else {}
@@ -115,7 +119,8 @@ def _denoiser(components: dict[str, Any], settings: dict[str, Any], null_label: 
         raise ValueError(
             f"components: expected a network as {' or '.join(NETWORK)}, got {sorted(components)}"
         )
-    if type(network).__name__ == "OrnsteinModel":
+    if type(network).__name__ == OWN:
+        _check_own(null_label=null_label)
         own: Denoiser = network.model
         return own.eval()
     if components.get(SCHEDULER) is None:
@@ -125,6 +130,15 @@ def _denoiser(components: dict[str, Any], settings: dict[str, Any], null_label: 
     made = DiffusersDenoiser(components, settings, null_label).eval()
     warn_unkept(made.scheduler)
     return made
+
+
+def _check_own(**options: Any) -> None:
+    """Refuse options of diffusers' networks for a model of ornstein's."""
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"{name}: this is a model of ornstein's ({OWN}), which keeps its own; leave {name} out"
+            )
 
 
 # ------------------------------------------------------------------------------------ folders
@@ -202,7 +216,7 @@ def _part(folder: Path, name: str, found: Any, dtype: Any, variant: str | None) 
         return _class("transformers", kind).from_pretrained(inner, local_files_only=True)
     _check_weights(inner)
     options = {"use_safetensors": True, "local_files_only": True, "variant": variant}
-    if kind == "OrnsteinModel":
+    if kind == OWN:
         from .exported import OrnsteinModel
 
         return OrnsteinModel.from_pretrained(inner, **options)

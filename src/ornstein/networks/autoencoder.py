@@ -51,8 +51,9 @@ class Autoencoder(Module):
     Squares of `patch` x `patch` pixels become channels, so that no layer works on the full image; each further halving
     is a strided convolution, each doubling a 1x1 convolution and `PixelShuffle` (Shi et al. 2016, 1609.05158), with
     residual blocks at every level. Norms are over the channels of one place. So a row's result does not depend on its
-    batch, images may have any size that the factor divides, and both halves are local: an output depends on inputs at
-    most `reach` places away, and a large map decoded in windows is the whole map decoded, except near borders.
+    batch, images may have any size that the factor divides, and both halves are local. A pixel that the decoder makes
+    depends on the map at most `reach` places to each side, so a large map decoded in windows is the whole map decoded,
+    except near their borders. How far the encoder looks is not said by `reach`.
 
     Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2021 (arXiv 2112.10752),
     at a size for small images.
@@ -66,6 +67,9 @@ class Autoencoder(Module):
         patch: pixels a side that the first layer takes together; a divisor of the factor.
         blocks: residual blocks a level, of the encoder and of the decoder.
         decoder_width: the decoder's channels at the finest level; as many as the encoder's by default.
+
+    Attributes:
+        reach: of the decoder, in places of the map.
 
     Raises:
         ValueError: an argument out of range.

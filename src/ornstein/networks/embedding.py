@@ -121,7 +121,7 @@ class TextTokens(nn.Module):
 
     Row i holds `condition["text"][i]` through a linear layer where `condition.present["text"][i]`, and the null token
     elsewhere. The field is (B, S, features), or {"tokens": (B, S, features), "mask": (B, S)} where texts differ in
-    length.
+    length; the mask is of booleans or of 0 and 1, and a text of which it shows nothing is no text.
 
     With a depth, the tokens first read each other in both directions, in transformer blocks that start as the identity
     and are trained with the network: what a frozen encoder leaves out, which object a word belongs to for one, can be
@@ -159,7 +159,9 @@ class TextTokens(nn.Module):
         if given.ndim != 3 or given.shape[-1] != self.features:
             raise ValueError(f"text: expected (B, S, {self.features}), got {tuple(given.shape)}")
         first = torch.arange(given.shape[1], device=present.device) == 0
-        mask = torch.where(present, torch.ones_like(present) if shown is None else shown, first)
+        shown = torch.ones_like(present) if shown is None else shown.bool()
+        present = present & shown.any(1, keepdim=True)
+        mask = torch.where(present, shown, first)
         told = given.to(self.null.dtype)
         for block in self.blocks:
             told = block(told, None, mask=mask[:, None, None])

@@ -66,7 +66,8 @@ class SpatialAttention(nn.Module):
     Args:
         width: channels of the map.
         text: features of the text's tokens, or None.
-        positions: whether a linear map of `waves` of a position is added to what queries and keys are made of.
+        positions: whether a linear map of `waves` of a position is added to what queries, keys and values of the
+            self-attention and queries of the attention to the text are made of; what is read is added to x alone.
     """
 
     def __init__(self, width: int, text: int | None = None, positions: bool = False) -> None:

@@ -92,7 +92,9 @@ class AutoencoderCodec(Codec):
         """The code nearest to the point at each position."""
         assert self.book is not None
         rows = points.movedim(1, -1)
-        chosen = torch.cdist(rows.flatten(0, -2), self.book.to(points.dtype)).argmin(1)
+        exact = "donot_use_mm_for_euclid_dist"  # squares that cancel would choose other codes where values are large
+        gaps = torch.cdist(rows.flatten(0, -2), self.book.to(points.dtype), compute_mode=exact)
+        chosen = gaps.argmin(1)
         return self.book[chosen].reshape(rows.shape).movedim(-1, 1).to(points.dtype)
 
     def reconstructed(self, points: Tensor) -> Tensor:

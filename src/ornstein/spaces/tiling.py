@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from operator import index
 from typing import Any
 
@@ -73,12 +74,9 @@ class Tiling:
         self._check()
         firsts = [self._firsts(*sizes) for sizes in zip(self.canvas, self.window, self.stride, strict=True)]
         self.starts = torch.cartesian_prod(*firsts).reshape(-1, len(self.canvas))
-        self.places = torch.stack([self._places(start) for start in self.starts])
-        shares = self._profile() * torch.stack([self._counted(start) for start in self.starts])
-        total = torch.zeros(self.size, dtype=shares.dtype).index_add(
-            0, self.places.flatten(), shares.flatten()
-        )
-        self.weights = shares / total[self.places]
+        which = torch.cartesian_prod(*(torch.arange(len(first)) for first in firsts))
+        self._which = which.reshape(-1, len(firsts))  # of each axis's windows
+        self._lines = [self._line(*sizes) for sizes in zip(firsts, self.canvas, self.window, strict=True)]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -93,20 +91,33 @@ class Tiling:
         """(K, axes), the middle of every window in places; half-way between two for even windows."""
         return self.starts + (torch.tensor(self.window) - 1) / 2
 
-    def cut(self, x: Tensor) -> Tensor:
-        """(B, C, *canvas) -> (B, K, C, *window)."""
+    @cached_property
+    def places(self) -> Tensor:
+        """(K, places), the flat indices of every window's places."""
+        return self._product(slice(None), 0)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(K, places), what they weigh."""
+        return self._product(slice(None), 1)
+
+    def cut(self, x: Tensor, which: slice | None = None) -> Tensor:
+        """(B, C, *canvas) -> (B, K, C, *window), all windows or some of them."""
         if tuple(x.shape[2:]) != self.canvas:
             raise ValueError(f"x: expected a canvas of {self.canvas}, got {tuple(x.shape[2:])}")
-        pieces = x.flatten(2)[:, :, self.places.to(x.device)]
-        return pieces.transpose(1, 2).reshape(len(x), len(self), x.shape[1], *self.window)
+        pieces = x.flatten(2)[:, :, self._table(0, which).to(x.device)]
+        return pieces.transpose(1, 2).unflatten(3, self.window)
 
-    def paste(self, windows: Tensor) -> Tensor:
-        """(B, K, C, *window) -> (B, C, *canvas), the weighted mean of what overlaps."""
-        weights = self.weights.to(windows).unsqueeze(1)
+    def paste(self, windows: Tensor, which: slice | None = None, onto: Tensor | None = None) -> Tensor:
+        """(B, K, C, *window) -> (B, C, *canvas), the weighted mean of what overlaps.
+
+        Of some windows it is their share in it, which is added to `onto` where one is given, in place.
+        """
+        weights = self._table(1, which).to(windows).unsqueeze(1)
         shares = (windows.flatten(3) * weights).transpose(1, 2).flatten(2)
-        empty = windows.new_zeros(len(windows), windows.shape[2], self.size)
-        places = self.places.to(windows.device).flatten()
-        return empty.index_add(2, places, shares).reshape(*empty.shape[:2], *self.canvas)
+        made = windows.new_zeros(*shares.shape[:2], *self.canvas) if onto is None else onto
+        made.flatten(2).index_add_(2, self._table(0, which).to(windows.device).flatten(), shares)
+        return made
 
     def enlarged(self, factor: int) -> Tiling:
         """The same windows where every place has become `factor` places a side."""
@@ -139,35 +150,39 @@ class Tiling:
         firsts = list(range(0, canvas - window + 1, stride))
         return torch.tensor(firsts if firsts[-1] == canvas - window else [*firsts, canvas - window])
 
-    def _places(self, start: Tensor) -> Tensor:
-        """Flat indices of a window's places."""
-        axes = zip(start.tolist(), self.window, self.canvas, strict=True)
-        lines = [(first + torch.arange(window)) % canvas for first, window, canvas in axes]
-        flat = torch.zeros((), dtype=torch.long)
-        for line, canvas in zip(lines, self.canvas, strict=True):
-            flat = flat.unsqueeze(-1) * canvas + line
-        return flat.flatten()
+    def _line(self, firsts: Tensor, canvas: int, window: int) -> tuple[Tensor, Tensor]:
+        """Places and weights of the windows of one axis, (windows, places): those of the canvas are their products."""
+        at = torch.arange(window)
+        places = (firsts.unsqueeze(1) + at) % canvas
+        before = (firsts > 0) | self.periodic  # whether that side is within the canvas
+        after = (firsts + window < canvas) | self.periodic
+        hidden = (before.unsqueeze(1) & (at < self.margin)) | (
+            after.unsqueeze(1) & (at >= window - self.margin)
+        )
+        shares = self._profile(window).expand(places.shape).masked_fill(hidden, 0.0)
+        total = shares.new_zeros(canvas).index_add(0, places.flatten(), shares.flatten())
+        return places, shares / total[places]
 
-    def _counted(self, start: Tensor) -> Tensor:
-        """1 for a window's places that weigh, 0 for its margins, (places,)."""
-        total = torch.ones((), dtype=torch.float64)
-        for first, window, canvas in zip(start.tolist(), self.window, self.canvas, strict=True):
-            line = torch.ones(window, dtype=torch.float64)
-            line[: self.margin * (first > 0 or self.periodic)] = 0
-            line[window - self.margin * (first + window < canvas or self.periodic) :] = 0
-            total = total.unsqueeze(-1) * line
-        return total.flatten()
+    def _profile(self, window: int) -> Tensor:
+        """The weight of every place of one axis of a window before normalising, (places,)."""
+        offset = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
+        breadth = BREADTH * window / 2 if self.profile == "gaussian" else torch.inf
+        return (-0.5 * (offset / breadth) ** 2).exp()
 
-    def _profile(self) -> Tensor:
-        """The weight of every place of a window before normalising, (places,)."""
-        total = torch.ones((), dtype=torch.float64)
-        for window in self.window:
-            line = torch.ones(window, dtype=torch.float64)
-            if self.profile == "gaussian":
-                offset = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
-                line = (-0.5 * (offset / (BREADTH * window / 2)) ** 2).exp()
-            total = total.unsqueeze(-1) * line
-        return total.flatten()
+    def _table(self, kind: int, which: slice | None) -> Tensor:
+        """Places (0) or weights (1): kept for all windows, made for some."""
+        if which is None:
+            return self.weights if kind else self.places
+        return self._product(which, kind)
+
+    def _product(self, which: slice, kind: int) -> Tensor:
+        """Places (0) or weights (1) of some windows, (windows, places)."""
+        chosen = self._which[which]
+        made = torch.full((len(chosen), 1), kind, dtype=self._lines[0][kind].dtype)
+        for lines, k, canvas in zip(self._lines, chosen.unbind(1), self.canvas, strict=True):
+            line, outer = lines[kind][k].unsqueeze(1), made.unsqueeze(2)
+            made = (outer * line if kind else outer * canvas + line).flatten(1)
+        return made
 
 
 def decode_tiled(
@@ -179,7 +194,11 @@ def decode_tiled(
     chunk: int = 16,
     margin: int = 0,
 ) -> Tensor:
-    """Decode a large latent in windows and blend them: memory is that of `chunk` windows.
+    """Decode a large latent in windows and blend them, `chunk` windows at a time: memory is that of the result and of a
+    few chunks, whatever the canvas.
+
+    A place is decoded as often as windows hold it, about prod (window / stride) times over the axes: 4 times for a
+    stride of half a window on a plane, 16 times for a quarter.
 
     Near a window's border a decoder sees less than on the whole canvas. Graikos et al. 2023 (arXiv 2312.07330) blend
     by a Gaussian, which hides it; a margin of the decoder's reach (`networks.Autoencoder.reach`) removes it: the result
@@ -199,9 +218,27 @@ def decode_tiled(
     """
     sizes = whole("window", window, z.ndim - 2)
     tiling = Tiling(z.shape[2:], sizes, stride, profile, margin=margin)
-    pieces = tiling.cut(z).flatten(0, 1)
-    shown: Any = torch.cat([codec.decode(part) for part in pieces.split(chunk)])
-    factor = shown.shape[-1] // sizes[-1]
-    if tuple(shown.shape[2:]) != tuple(factor * v for v in sizes):
-        raise ValueError(f"codec: decodes {sizes} to {tuple(shown.shape[2:])}, which is no whole multiple")
-    return tiling.enlarged(factor).paste(shown.unflatten(0, (len(z), len(tiling))))
+    return torch.cat([_blended(codec, rows, tiling, chunk // len(rows)) for rows in z.split(chunk)])
+
+
+def _blended(codec: Codec, z: Tensor, tiling: Tiling, step: int) -> Tensor:
+    """The decoded canvas, `step` windows of every row at a time."""
+    canvas: Any = None
+    larger = None
+    for first in range(0, len(tiling), step):
+        which = slice(first, first + step)
+        pieces = tiling.cut(z, which)
+        shown = codec.decode(pieces.flatten(0, 1))
+        larger = larger or _enlarged(tiling, shown)
+        canvas = larger.paste(shown.unflatten(0, pieces.shape[:2]), which, canvas)
+    return canvas
+
+
+def _enlarged(tiling: Tiling, shown: Tensor) -> Tiling:
+    """The tiling of what windows are decoded to."""
+    factor = shown.shape[-1] // tiling.window[-1]
+    if tuple(shown.shape[2:]) != tuple(factor * v for v in tiling.window):
+        raise ValueError(
+            f"codec: decodes {tiling.window} to {tuple(shown.shape[2:])}, which is no whole multiple"
+        )
+    return tiling.enlarged(factor)
