@@ -91,7 +91,7 @@ def table(model: Any, options: dict[str, Any], count: int, guidance: float, step
     for name in SETS:
         texts, scenes = prompts(name, count, options)
         made = drawn_for(model, texts, guidance, steps)
-        real = scene_score(texts, world.render(scenes, model.shape[-1]))
+        real = scene_score(texts, world.render(scenes, made.shape[-1]))
         for what, score in (
             ("drawn", scene_score(texts, made)),
             ("true", real),
@@ -172,11 +172,12 @@ def main() -> None:
     model, options = orn.load(asked.model), data_options_of(asked.model)
     scores = table(model, options, asked.prompts, asked.guidance, asked.steps)
     known = overlap(options, asked.prompts)
-    swept, points = curves(model, options, asked.prompts, asked.guidance, asked.steps)
+    swept: list[str] = []
+    if asked.figure:
+        swept, points = curves(model, options, asked.prompts, asked.guidance, asked.steps)
+        draw_figure(points, asked.figure)
     if asked.table:
         asked.table.write_text("\n".join([*scores, "", *known, "", *swept, ""]), "utf-8")
-    if asked.figure:
-        draw_figure(points, asked.figure)
 
 
 if __name__ == "__main__":
