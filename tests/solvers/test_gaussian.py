@@ -256,3 +256,16 @@ def test_teleporting_before_heun_needs_fewer_calls_for_the_same_error():
     skipped = TimeGrid.through([1.0, 0.4], solver=Teleport(fit)) + plain[3:]
     errors = [float((Sampler(Heun(), grid=g)(truth, x) - exact).norm()) for g in (plain, skipped)]
     assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("dtype, ulp", [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
+@pytest.mark.parametrize("solver", [Teleport, GaussianExponential])
+def test_states_in_half_precision_are_moved_by_the_fit_in_float32(solver, dtype, ulp) -> None:
+    """Two steps differ by the rounding of their ends; the fit's axes rounded so are not orthonormal."""
+    data = torch.randn(200, 16, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.2, 2, 16)
+    fit, process = GaussianFit.of(data, 8), VariancePreserving()
+    x = torch.randn(9, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    run = Sampler(solver(fit), grid=TimeGrid.through([1.0, 0.8, 0.5]))
+    exact, found = (run(fit.denoiser(process), start) for start in (x.float(), x))
+    assert found.dtype == dtype
+    assert float((found.float() - exact).abs().max() / exact.abs().max()) < 4 * ulp

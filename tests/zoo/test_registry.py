@@ -63,6 +63,14 @@ def test_a_name_near_one_is_suggested(shelf) -> None:
         orn.load("tine")
 
 
+def test_a_run_that_has_not_ended_says_how_to_go_on(shelf) -> None:
+    for step in (5, 10):
+        (shelf / "killed" / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
+    (shelf / "killed" / "config.yaml").write_text("data: {name: words}")
+    with pytest.raises(ValueError, match=r"unfinished run, at step 10.*train words --out killed --resume"):
+        orn.load("killed")
+
+
 def test_a_mistyped_folder_is_not_asked_of_the_hub(shelf, monkeypatch) -> None:
     (shelf / "runs").mkdir()
     monkeypatch.setattr("ornstein.zoo.registry.load_model", lambda *given, **hub: pytest.fail("asked"))
@@ -113,7 +121,7 @@ def test_a_model_that_ships_has_a_recipe_a_card_and_a_modest_size(name: str) -> 
     assert card["data"]
     assert card["recipe"].split()[-1] in zoo.recipes()
     model = orn.load(name)
-    if isinstance(model, denoisers.Matcher):
+    if isinstance(model, denoisers.Matcher | denoisers.Reconstructor):
         with pytest.raises(TypeError, match="no posterior to sample from"):
             orn.sample(model, 2, steps=3)
         return

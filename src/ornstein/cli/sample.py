@@ -65,7 +65,8 @@ def sample(
     guidance: Annotated[
         float | None,
         typer.Option(
-            help="Scale of classifier-free guidance; 1 is none. With a prompt, what the model's card says."
+            help="Scale of classifier-free guidance; 1 is none. With a prompt, what the model's card says, and 2 for "
+            "your own run that learned to go without prompts."
         ),
     ] = None,
     given: Annotated[
@@ -83,7 +84,7 @@ def sample(
     force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
 ) -> None:
     """Draw samples from a model and write them as pictures, arrays or text."""
-    from ornstein.zoo import card, load
+    from ornstein.zoo import guidance_of, load
 
     from .draw import Draw
     from .results import Results
@@ -92,10 +93,11 @@ def sample(
     labels, known = _labels(label, n), _given(given or [])
     each = labels if isinstance(labels, list) else prompts if prompts and len(prompts) > 1 else [None] * 16
     count = n or len(each)
+    _check_prompts(prompts or [], count)
     fields: dict[str, Any] = {} if labels is None else {"label": labels}
     if prompts:
         fields["text"] = [prompts[i % len(prompts)] for i in range(count)]
-        guidance = card(model).get("guidance") if guidance is None else guidance
+        guidance = guidance_of(model) if guidance is None else guidance
     denoiser = load(model, weights=weights)
     results = Results(denoiser, model, out, force)
     if guidance is not None:
@@ -106,7 +108,9 @@ def sample(
     results.write(draw(count, fields, known), labels)
     from .screen import say
 
-    say(f"{count} samples in {draw.calls} network calls{results.where()}")
+    guided = "" if guidance is None else f" at guidance {guidance:g}"
+    told = f", of {', '.join(map(repr, prompts))}" if prompts else ""
+    say(f"{count} sample{'s' * (count > 1)} in {draw.calls} network calls{guided}{told}{results.where()}")
 
 
 def solver_named(
@@ -158,6 +162,22 @@ def _labels(text: str | None, n: int | None) -> int | list[int] | None:
     if len(found) > 1 and n not in (None, len(found)):
         raise ValueError(f"--label: {len(found)} labels given for {n} samples; give one, or leave -n out")
     return found if len(found) > 1 else found[0]
+
+
+def _check_prompts(prompts: list[str], count: int) -> None:
+    from .screen import say
+
+    if count < len(prompts):
+        raise ValueError(
+            f"-n: {len(prompts)} prompts given for {count} samples; give at least {len(prompts)}, and quote a prompt "
+            "of several words"
+        )
+    if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
+        whole = " ".join(prompts)
+        say(
+            f"{len(prompts)} prompts of one word each; quote a prompt of several words: {whole!r}",
+            stderr=True,
+        )
 
 
 def _given(words: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +39,8 @@ def train(
     data: Annotated[
         str,
         typer.Argument(
-            help="digits, digits-joint, words; a folder of images; .npy or .npz; a hub id owner/name."
+            help="creatures, digits, digits-joint, fashion-mnist, frames, land, moving-scenes, plane, scenes, "
+            "super-resolution, words; a folder of images; .npy or .npz; a hub id owner/name."
         ),
     ],
     config: Annotated[
@@ -70,17 +72,22 @@ def train(
 
     from .assembly import assemble, coded
     from .config import overrides
+    from .screen import say
 
     shortcuts = {"training": {k: v for k, v in (("steps", steps), ("seed", seed)) if v is not None}}
     folder = _run_folder(out or Path("runs") / Path(data).stem, resume)
     said = configured(data, config, preset, [overrides(set_ or []), shortcuts], folder if resume else None)
+    _check_numbers(said)
     dataset = load(data, **(said.data.model_extra or {}))
+    if said.data.codec:  # may take minutes
+        count = len(dataset.train) + len(dataset.held_out)
+        say(f"encoding {count:,} samples with {said.data.codec}", stderr=True)
     dataset, codec = coded(dataset, said.data.codec) if said.data.codec else (dataset, None)
     if isinstance(said.text, str):  # a trained encoder: the run remembers whose
         dataset = replace(dataset, options={**dataset.options, "text": said.text})
     assembled = assemble(said, dataset, codec)
     _announce(assembled, dataset, folder)
-    _finish(trained(assembled, dataset, folder, resume), folder)
+    _finish(trained(assembled, dataset, folder, resume), folder, dataset)
 
 
 def configured(
@@ -103,6 +110,17 @@ def configured(
         found = layered(found, layer)
     checked: Config = check(Config, found)
     return checked
+
+
+def _check_numbers(said: Config) -> None:
+    """Of the training, before data are made."""
+    from ornstein.training.options import Options
+
+    try:
+        Options.of(**said.training.model_dump())
+    except (TypeError, ValueError) as error:
+        joint = ": " if str(error).startswith("unknown") else "."
+        raise type(error)(f"training{joint}{error}") from error
 
 
 def _run_folder(out: Path, resume: bool) -> Path:
@@ -157,15 +175,18 @@ def trained(assembled: Assembled, dataset: Any, folder: Path, resume: bool) -> R
         raise
 
 
-def _finish(run: Run, folder: Path) -> None:
-    from ornstein.denoisers import Reconstructor
+def _finish(run: Run, folder: Path, dataset: Any) -> None:
+    from ornstein.denoisers import Matcher, Reconstructor
 
     from .screen import say
 
     losses = [line["held_out_loss"] for line in run.metrics if "held_out_loss" in line]
     if losses:
         say(f"held-out loss {losses[-1]:.4g}")
-    first = f"ornstein sample {folder}"
+    texts = dataset.train.texts if "text" in run.denoiser.fields else None  # others need not be made
+    first = f"ornstein sample {folder}{f' {shlex.quote(texts[0])}' if texts else ''}"
     if isinstance(run.denoiser, Reconstructor):
         first = f"ornstein train DATA --set data.codec={folder}"
+    elif isinstance(run.denoiser, Matcher):
+        first = f"ornstein train DATA --set text={folder}"
     say(f"ready: {first}    ornstein evaluate {folder}    ornstein info {folder}")

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,19 @@ def to_pipeline(model: Denoiser) -> Any:
 
     Raises:
         ValueError: a network alone that no unconditional pipeline runs, or a pipeline of a class that is not known.
+
+    Warns:
+        UserWarning: a model of ornstein reads texts, which DDIMPipeline cannot be given.
     """
     diffusers = imported("diffusers")
     if not isinstance(model, DiffusersDenoiser):
         network, scheduler = to_diffusers(model)
+        if "text" in model.fields:
+            warnings.warn(
+                "model: reads texts, for which DDIMPipeline has no prompt; pipe(...) draws without. In a loop of your "
+                'own, call pipe.unet(x, t, text=pipe.unet.model.tokenise("text", words)), words one string a row',
+                stacklevel=2,
+            )
         return diffusers.DDIMPipeline(unet=network, scheduler=scheduler)
     parts = components_of(model)
     name = model.settings.get("_class_name")

@@ -67,7 +67,10 @@ class OrnsteinModel(ModelMixin, ConfigMixin):
             timestep: one, or (B,).
             class_labels: (B,), the field `label`; -1 for none.
             return_dict: as of diffusers' modules.
-            **fields: other condition fields, tensors (B, ...).
+            **fields: other condition fields, tensors (B, ...); of texts, `model.tokenise("text", words)`.
+
+        Raises:
+            TypeError: a field that the model does not read, or words in place of their ids.
         """
         converted: Any = self._converted[0]
         t = (torch.as_tensor(timestep, device=sample.device).double() + 1) / converted.process.steps
@@ -86,6 +89,11 @@ def _condition(denoiser: Any, labels: Tensor | None, fields: dict[str, Any]) -> 
     for name in given:
         if name not in denoiser.fields:
             raise TypeError(suggest(name, denoiser.fields, "condition field"))
+        if isinstance(given[name], str | list | tuple):
+            raise TypeError(
+                f'{name}: expected a tensor or features, got {given[name]!r}; of words, .model.tokenise("{name}", '
+                '["a prompt for each row"]) gives ids'
+            )
     if labels is None:
         return Condition(given) if given else None
     return Condition({**given, "label": labels.clamp(min=0)}, {"label": labels >= 0})

@@ -83,19 +83,20 @@ class Teleport(Solver):
         process, fit = self.process, self._fitted(x)
         assert isinstance(process, AffineProcess)
         before, after = process.at(row.t), process.at(row.s)
-        u = process.add_anchor(x, -before.anchor, condition)
-        u_s = fit.carried(u, before.alpha, after.alpha, row.a)
+        u = process.add_anchor(x, -before.anchor, condition).to(fit.mean.dtype)
+        u_s = fit.carried(u, before.alpha, after.alpha, row.a).to(x.dtype)
         return Gaussian(process.add_anchor(u_s, after.anchor, condition), 0.0, process.space), memory
 
     def _fitted(self, x: Tensor) -> GaussianFit:
-        """The fit in the dtype and on the device of the state."""
+        """The fit where the state is, in its dtype or float32: in fewer bits its axes are not orthonormal."""
         mean = self.fit.mean
         if mean.shape != x.shape[1:]:
             raise ValueError(
                 f"fit: of data of shape {tuple(mean.shape)}, the state's is {tuple(x.shape[1:])}"
             )
-        if mean.device != x.device or mean.dtype != x.dtype:
-            self.fit = self.fit.to(x)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if mean.device != x.device or mean.dtype != dtype:
+            self.fit = self.fit.to(x.new_empty(0, dtype=dtype))
         return self.fit
 
 
@@ -153,8 +154,8 @@ class GaussianExponential(Teleport):
         fit, process = self._fitted(x), self.process
         assert isinstance(process, AffineProcess)
         before, after = process.at(row.t), process.at(row.s)
-        u = process.add_anchor(x, -before.anchor, condition).flatten(1)
-        d = posterior.mean.flatten(1)
+        u = process.add_anchor(x, -before.anchor, condition).flatten(1).to(fit.mean.dtype)
+        d = posterior.mean.flatten(1).to(fit.mean.dtype)
         believed, offset, *past = row.past
         known, along = memory or ((), u.new_zeros(len(u), 0, len(fit.axes)))
         along = torch.cat([(u @ fit.axes.T).unsqueeze(1), (d @ fit.axes.T).unsqueeze(1), along], 1)
@@ -163,7 +164,7 @@ class GaussianExponential(Teleport):
             mean = accumulate(mean, weight, earlier)
         of_mean, on = row.c.to(along).tensor_split((1,), -2)
         added = (on[..., : along.shape[1], :] * along).sum(1).add_(of_mean.squeeze(-2))
-        u_s = torch.addmm(mean, added, fit.axes).reshape(x.shape)
+        u_s = torch.addmm(mean, added, fit.axes).reshape(x.shape).to(x.dtype)
         if self.history:
             now = accumulate(d, -believed, u, inplace=False)
             memory = (now, *known)[: self.history], along[:, : 2 * self.history]

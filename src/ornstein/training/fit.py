@@ -100,8 +100,8 @@ def fit(
         FloatingPointError: `patience` steps in a row were not finite. The last checkpoint is kept.
         OSError: the disk is full. The last checkpoint is kept.
     """
-    options = Options(
-        steps=steps, batch=batch, learning_rate=learning_rate, warmup=_warmup(warmup, steps),
+    options = Options.of(
+        steps=steps, batch=batch, learning_rate=learning_rate, warmup=warmup,
         schedule=schedule, weight_decay=weight_decay, clip=clip, ema=ema, precision=precision, seed=seed,
         report_every=report_every, evaluate_every=evaluate_every, sample_every=sample_every,
         checkpoint_every=checkpoint_every, keep=keep, patience=patience, workers=workers,
@@ -115,10 +115,6 @@ def fit(
     with _own_generators(accelerator.device):
         run = Training(denoiser, data, objective, options, folder, accelerator, draw, callback)
         return run.run(resume, progress)
-
-
-def _warmup(warmup: int | None, steps: Any) -> int:
-    return warmup if warmup is not None else min(100, steps // 10) if isinstance(steps, int) else 0
 
 
 def _objective(objective: Objective | None) -> Objective:

@@ -56,7 +56,16 @@ class Options:
             if getattr(self, name) not in known:
                 raise ValueError(suggest(getattr(self, name), known, name))
         if self.warmup >= self.steps > 1:
-            raise ValueError(f"warmup: expected fewer than the {self.steps} steps, got {self.warmup}")
+            raise ValueError(
+                f"warmup: expected fewer than the {self.steps} steps, got {self.warmup}; null (None) is a tenth of them"
+            )
+
+    @classmethod
+    def of(cls, *, steps: int, warmup: int | None, **others: Any) -> Options:
+        """With the default `warmup`, a tenth of all steps and at most 100, where it is None."""
+        if warmup is None:
+            warmup = min(100, steps // 10) if isinstance(steps, int) else 0
+        return cls(steps=steps, warmup=warmup, **others)
 
     def rate(self, step: int) -> float:
         """The learning rate of step 0 ... steps - 1.

@@ -4,6 +4,8 @@ A model is a folder: config.json, model.safetensors, README.md (for people) and 
 data it was trained on, the command, and the numbers measured).
 """
 
-from .registry import card, data_of, data_options_of, folder_of, load, models, recipe, recipes
+from .registry import card, data_of, data_options_of, folder_of, guidance_of, load, models, recipe, recipes
 
-__all__ = ["card", "data_of", "data_options_of", "folder_of", "load", "models", "recipe", "recipes"]
+__all__ = [
+    "card", "data_of", "data_options_of", "folder_of", "guidance_of", "load", "models", "recipe", "recipes",
+]  # fmt: skip

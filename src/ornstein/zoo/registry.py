@@ -10,8 +10,11 @@ from typing import Any
 from ornstein.core import Denoiser, suggest
 from ornstein.denoisers.files import load_model
 
-__all__ = ["card", "data_of", "data_options_of", "folder_of", "load", "models", "recipe", "recipes"]
+__all__ = [
+    "card", "data_of", "data_options_of", "folder_of", "guidance_of", "load", "models", "recipe", "recipes",
+]  # fmt: skip
 
+GUIDANCE = 2.0  # for prompts, of a run that has no card
 HOME = Path(__file__).parent
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -49,12 +52,28 @@ def load(name: str | Path, weights: str = "ema", **hub: Any) -> Denoiser:
         **hub: `revision`, `token`, `cache_dir`, `force_download`, `local_files_only`.
 
     Raises:
-        ValueError: no such model (with the nearest name), or files that are foreign, damaged or do not fit together.
-            Pickled files are never read.
+        ValueError: no such model (with the nearest name), a run that has not ended, or files that are foreign, damaged
+            or do not fit together. Pickled files are never read.
         OSError: the hub cannot be reached.
     """
     folder = folder_of(name)
+    _check_ended(folder)
     return load_model(name if folder is None else folder, weights, **hub)
+
+
+def _check_ended(folder: Path | None) -> None:
+    if folder is None or not (folder / "config.yaml").is_file():
+        return
+    if (folder / "model").is_dir() or (folder / "config.json").is_file():
+        return
+    from ornstein.training import Checkpoints
+
+    step = max(Checkpoints(folder / "checkpoints").steps(), default=0)
+    data = _config_of_run(folder).get("data", {}).get("name", "DATA")
+    raise ValueError(
+        f"model {str(folder)!r}: an unfinished run, at step {step:,}, which has no model yet; go on with `ornstein "
+        f"train {data} --out {folder} --resume`"
+    )
 
 
 def folder_of(name: str | Path) -> Path | None:
@@ -94,8 +113,28 @@ def data_options_of(name: str | Path) -> dict[str, Any]:
     return {k: v for k, v in (options or {}).items() if k not in ("name", "codec", "text")}
 
 
+def guidance_of(name: str | Path) -> float | None:
+    """Scale of classifier-free guidance for prompts: what the model's card says, 2 for a run without a card whose
+    objective dropped conditions in training, None for others.
+
+    Raises:
+        ValueError: no such model, or a card or config that cannot be read.
+    """
+    found = card(name)
+    if found:
+        return found.get("guidance")
+    objective = _config_of_run(name).get("objective") or {}
+    return GUIDANCE if (objective.get("arguments") or {}).get("drop") else None
+
+
 def _data_of_run(name: str | Path) -> dict[str, Any]:
     """What the config.yaml of a run folder says of its data."""
+    data = _config_of_run(name).get("data")
+    return data if isinstance(data, dict) else {}
+
+
+def _config_of_run(name: str | Path) -> dict[str, Any]:
+    """The config.yaml of a run folder, {} where there is none."""
     folder = folder_of(name)
     if folder is None:
         return {}
@@ -108,8 +147,7 @@ def _data_of_run(name: str | Path) -> dict[str, Any]:
         config = yaml.safe_load((run / "config.yaml").read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{run / 'config.yaml'}: not readable as YAML: {error}") from error
-    data = config.get("data") if isinstance(config, dict) else None
-    return data if isinstance(data, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def card(name: str | Path) -> dict[str, Any]:

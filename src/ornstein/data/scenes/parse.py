@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from typing import NamedTuple
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ornstein.core import cat, select
 
+from .checks import check_pictures
 from .detector import Detector, Proposals, load_detector
 from .layers import Layers, layers, painted
 from .render import BACKGROUND_RGB, COLOUR_RGB, coverage, palette, render
@@ -20,7 +20,6 @@ from .world import BACKGROUNDS, COLOURS, MOST, RADII, STYLES, TEXTURES, Scenes
 
 __all__ = ["Parsed", "parse"]
 
-SMALLEST = 16  # pixels a side
 ROWS = 64  # images read at a time
 FINE = 32  # pixels a side at which hypotheses are compared; multiples of it are refined at full size
 AT_ONCE = 16  # objects fitted at a time: what stays in a processor's cache
@@ -114,7 +113,7 @@ def parse(images: Tensor, detector: Detector | None = None) -> Parsed:
     Warns:
         UserWarning: no value is below 0, as in pictures in [0, 1].
     """
-    _check(images)
+    check_pictures(images)
     detector = detector or load_detector()
     images = images.detach().to("cpu", torch.float32)
     finite, images = images.isfinite().flatten(1).all(1), images.nan_to_num(0.0, 1.0, -1.0)
@@ -122,30 +121,6 @@ def parse(images: Tensor, detector: Detector | None = None) -> Parsed:
         parts = [_parse(part, detector) for part in images.split(ROWS)] or [_parse(images, detector)]
     joined: Parsed = cat(parts)
     return joined._replace(readable=joined.readable & finite)
-
-
-def _check(images: Tensor) -> None:
-    """What overshoots [-1, 1], as models do, is no error; another scale is."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        given = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(
-            f"images: expected a tensor of floats (N, 3, S, S) in [-1, 1], got {given}; of bytes, torch.as_tensor(x) / "
-            "127.5 - 1 is one, channels first"
-        )
-    if (
-        images.ndim != 4
-        or images.shape[1] != 3
-        or images.shape[2] != images.shape[3]
-        or images.shape[2] < SMALLEST
-    ):
-        raise ValueError(f"images: expected (N, 3, S, S), S at least {SMALLEST}, got {tuple(images.shape)}")
-    if not len(images) or not bool(images.amin() >= 0):
-        return
-    if bool(images.amax() > 2):
-        raise ValueError(
-            "images: expected values in [-1, 1], got none below 0 and some above 2; x / 127.5 - 1?"
-        )
-    warnings.warn("images: no value is below 0; [-1, 1] is expected, 2 x - 1 for [0, 1]", stacklevel=3)
 
 
 def _parse(images: Tensor, detector: Detector) -> Parsed:
