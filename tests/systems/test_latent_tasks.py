@@ -57,6 +57,17 @@ def test_holes_are_rectangles_of_the_sizes_that_were_said():
     assert torch.equal(holes(torch.zeros(1, 3, 40, 60), Keyed(0, 400)[7:8]), found[7:8])
 
 
+def test_one_hole_serves_all_and_others_are_refused_by_name(codec, x, world):
+    model = awake(pairs(world, codec, "inpainting"), codec)
+    hole = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    hole[..., 4:9, 3:12] = True
+    each = inpaint(model, x, hole.expand(N, -1, -1, -1), steps=2)
+    assert torch.equal(inpaint(model, x, hole, steps=2), each)
+    for wrong in (hole[0], hole.float(), hole[..., :8]):
+        with pytest.raises(ValueError, match=r"hole: expected booleans of shape \(6, 1, 16, 16\)"):
+            inpaint(model, x, wrong, steps=2)
+
+
 def test_a_condition_does_not_depend_on_what_its_hole_hides(codec, x):
     hole = holes(x, Keyed(1, N))
     given = masked(codec, x, hole)
@@ -131,7 +142,7 @@ def test_a_model_is_trained_saved_and_read_with_its_codec(codec, world, x, tmp_p
     assert torch.allclose(own, other, atol=1e-6)
 
 
-def test_training_drops_a_tenth_of_what_is_given(codec, world, monkeypatch):
+def test_training_drops_a_tenth_of_what_is_given(codec, world, monkeypatch, tmp_path):
     """So that the network also learns what it does where there is nothing, which guidance compares with."""
     seen, made = [], latent_tasks.model_for
 
@@ -141,7 +152,7 @@ def test_training_drops_a_tenth_of_what_is_given(codec, world, monkeypatch):
         return model
 
     monkeypatch.setattr(latent_tasks, "model_for", watched)
-    options = {"batch": 50, "evaluate_every": 0, "progress": False, "width": 8}
+    options = {"batch": 50, "evaluate_every": 0, "progress": False, "width": 8, "out": tmp_path}
     latent_tasks.train("super-resolution", world, codec, steps=10, **options)
     present = torch.cat(seen).double()
     assert len(present) >= 500 and 0.85 < float(present.mean()) < 0.95

@@ -141,8 +141,25 @@ def train(
 
 
 def inpaint(model: Denoiser, images: Tensor, hole: Tensor, steps: int = 10, seed: int | Noise = 0) -> Tensor:
-    """Images (B, C, H, W) with their holes (B, 1, H, W) filled; all other pixels are those that were given."""
+    """Images (B, C, H, W) with their holes filled; all other pixels are those that were given.
+
+    Args:
+        model: trained for "inpainting".
+        images: in [-1, 1].
+        hole: booleans (B, 1, H, W), or one hole for all, (1, 1, H, W); true where to fill.
+        steps: network calls.
+        seed: of the noise.
+
+    Raises:
+        ValueError: a hole of another kind or shape.
+    """
     codec: Any = model.process.codec
+    sizes = [(n, 1, *images.shape[2:]) for n in (len(images), 1)]
+    if hole.dtype != torch.bool or tuple(hole.shape) not in sizes:
+        raise ValueError(
+            f"hole: expected booleans of shape {sizes[0]} or {sizes[1]}, got {hole.dtype} of {tuple(hole.shape)}"
+        )
+    hole = hole.expand(sizes[0])
     with torch.no_grad():
         given = masked(codec, images, hole)
     return torch.where(hole, _drawn(model, given, steps, seed), images)
