@@ -84,7 +84,7 @@ def test_debug_shows_the_traceback_wherever_it_stands(line: str, refused) -> Non
     code, text = refused(line)
     assert code == 2
     assert "Traceback" in text
-    assert text.strip().splitlines()[-1].startswith("error: unknown data 'nothing'")
+    assert text.strip().splitlines()[-1].startswith("error: unknown model or data 'nothing'")
 
 
 def test_an_interrupt_is_told_by_its_code(monkeypatch, refused) -> None:
