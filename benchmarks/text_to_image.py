@@ -21,9 +21,10 @@ from ornstein.data import scenes as world
 from ornstein.metrics import Estimate, permuted_score, scene_score
 from ornstein.zoo import data_options_of
 
+from .codecs import SEED
+
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 STEPS = (5, 10, 15, 25, 50)
-SEED = 2**24  # far from those that models are trained on
 SHOWN = (
     "binding",
     "swap",

@@ -184,7 +184,7 @@ def cut(unet: Path) -> None:
 
 SHARDS = {
     "above": (renamed("../secret.safetensors"), r"names the file '\.\./secret.safetensors'"),
-    "absolute": (renamed("/tmp/secret.safetensors"), "without a path"),
+    "absolute": (renamed("/elsewhere/secret.safetensors"), "without a path"),
     "of another system": (renamed("..\\secret.safetensors"), "without a path"),
     "below": (renamed("inner/secret.safetensors"), "without a path"),
     "a pickle": (renamed("model.bin"), r"names the file 'model\.bin'; accepted are safetensors"),

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["write_file", "write_files", "write_folder"]
+__all__ = ["place_folder", "write_file", "write_files", "write_folder"]
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -64,6 +64,19 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         raise _explained(error.__cause__ or error, folder, files) from error
     if folder.exists():
         remove_folder(folder)
+    _named(part, folder)
+
+
+def place_folder(written: Path, folder: Path) -> None:
+    """Give a folder that others wrote its name, which is free, once all of it is on the disk."""
+    for path in written.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+    _named(written, folder)
+
+
+def _named(part: Path, folder: Path) -> None:
     os.replace(part, folder)
     _sync_folder(folder.parent)
 

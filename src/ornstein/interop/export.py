@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 from ornstein.core import AffineProcess, Denoiser, Guided, suggest
+from ornstein.denoisers.atomic import place_folder
 from ornstein.denoisers.files import tensors_of
 from ornstein.spaces import Encoded
 
@@ -171,24 +171,15 @@ def save_diffusers(model: Denoiser, folder: str | Path) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent) as own:
             _write(model, Path(own) / "whole")
-            _place(Path(own) / "whole", folder)
+            if folder.exists():
+                folder.rmdir()
+            place_folder(Path(own) / "whole", folder)
     except BaseException:
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         raise
     return folder
-
-
-def _place(written: Path, folder: Path) -> None:
-    """Give a folder its name once all of it is on the disk."""
-    for path in written.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-    if folder.exists():
-        folder.rmdir()
-    written.rename(folder)
 
 
 def _write(model: Denoiser, folder: Path) -> None:
